@@ -1,0 +1,174 @@
+"""A step of a run: its id, its folder, its journal, and when it is complete."""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from esa.artifact.files import replacing, sha256_of, write_text
+from esa.artifact.manifest import command_line, environment, now, peak_memory_bytes, read_manifest, write_manifest
+from esa.artifact.manifest import MANIFEST as MANIFEST_NAME
+from esa.artifact.schemas import SCHEMA_VERSION
+from esa.artifact.tables import Table, read_table, to_json, write_table
+from esa.errors import ArtifactError
+from esa.spec import Spec, dump_spec
+
+OUTPUTS = Path("outputs")
+JOURNAL = "cases.jsonl"
+
+# What each step reads of the spec: nothing else enters its id.
+STEP_KEYS: dict[str, tuple[str, ...]] = {
+    "score": ("model", "calibration", "score"),
+    "rank": ("rank",),
+    "perturb": ("model", "eval", "rank.k", "rank.seeds", "perturb"),
+    "overlap": ("overlap",),
+    "eval": ("model", "eval"),
+    "report": ("name", "question"),
+}
+_NOT_READ = {"rank": ("seeds",), "model": ("shape",)}
+
+
+def step_keys(step: str, spec: Spec) -> dict[str, Any]:
+    """Return the resolved keys of ``spec`` that ``step`` reads."""
+    tree = spec.model_dump(mode="json", exclude_none=True)
+    keys: dict[str, Any] = {}
+    for dotted in STEP_KEYS[step]:
+        section, _, key = dotted.partition(".")
+        value = tree.get(section)
+        if key:
+            value = tree[section][key]
+        elif isinstance(value, dict):
+            value = {name: item for name, item in value.items() if name not in _NOT_READ.get(section, ())}
+        keys[dotted] = value
+    return keys
+
+
+def step_id(step: str, keys: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+    """Return the first 12 hex of sha256 over step, schema version, the keys it reads, and its inputs' hashes or ids."""
+    text = to_json({"step": step, "schema": SCHEMA_VERSION, "keys": dict(keys), "inputs": dict(inputs)})
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+class Step:
+    """The folder of one step, from its opening to its manifest.
+
+    ``inputs`` maps a name to the sha256 of a file or the id of an upstream step. ``folder`` defaults to
+    ``outputs/<name>/<step>-<id>``.
+    """
+
+    def __init__(
+        self, step: str, spec: Spec, inputs: Mapping[str, str], *, root: Path = OUTPUTS, folder: Path | None = None
+    ) -> None:
+        self.step, self.spec, self.inputs = step, spec, dict(inputs)
+        self.keys = step_keys(step, spec)
+        self.id = step_id(step, self.keys, self.inputs)
+        self.folder = folder if folder is not None else root / spec.name / f"{step}-{self.id}"
+        self._started = time.perf_counter()
+
+    @property
+    def complete(self) -> bool:
+        """Tell whether this very step was finished here before.
+
+        Raises ArtifactError if the folder was asked for by name and holds another finished step.
+        """
+        if not (self.folder / MANIFEST_NAME).exists():
+            return False
+        found = read_manifest(self.folder)
+        if found.get("run") != self.id:
+            raise ArtifactError(
+                f"holds {found.get('step')}-{found.get('run')}, not {self.step}-{self.id}",
+                where=str(self.folder),
+                hint="give another folder with -o, or --force to write over it",
+            )
+        return True
+
+    def begin(self, *, force: bool = False) -> None:
+        """Make the folder and write the resolved spec; ``force`` first takes away what an earlier run left."""
+        if force and self.folder.exists():
+            for name in [MANIFEST_NAME, JOURNAL]:
+                (self.folder / name).unlink(missing_ok=True)
+        write_text(self.folder / "spec.toml", dump_spec(self.spec))
+        self._started = time.perf_counter()
+
+    def meta(self, **more: str) -> dict[str, str]:
+        """Return what the step's Parquet files carry."""
+        spec = {"name": self.spec.name, **self.keys}
+        return {"run": self.id, "spec": to_json(spec), "inputs": to_json(self.inputs), "version": str(SCHEMA_VERSION), **more}
+
+    def write(self, table: Table, name: str) -> Path:
+        """Write a table of this step and return its path."""
+        path = self.folder / name
+        write_table(table, path)
+        return path
+
+    def finish(self, *, tables: Mapping[str, str], warnings: Iterable[str] = (), **content: Any) -> None:
+        """Write the manifest: ``tables`` maps a file name to its kind."""
+        write_manifest(
+            self.folder,
+            {
+                "step": self.step,
+                "run": self.id,
+                "kinds": dict(tables),
+                "created": now(),
+                "argv": command_line(),
+                **environment(),
+                "spec": self.spec.model_dump(mode="json", exclude_none=True),
+                "inputs": self.inputs,
+                "outputs": {name: sha256_of(self.folder / name) for name in tables},
+                **content,
+                "seconds": round(time.perf_counter() - self._started, 3),
+                "peak_memory_bytes": peak_memory_bytes(),
+                "warnings": list(dict.fromkeys(warnings)),
+            },
+        )
+
+
+class Journal:
+    """Keep one flushed line of JSON per finished case; a killed step reads it and goes on behind it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.done: dict[str, dict[str, Any]] = {}
+        if path.exists():
+            whole = []
+            for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+                if not line.endswith("\n"):
+                    break  # the line that was being written when the process died
+                whole.append(line)
+                entry = json.loads(line)
+                self.done[entry["key"]] = entry
+            write_text(path, "".join(whole))
+
+    def append(self, key: str, entry: dict[str, Any]) -> None:
+        """Add a finished case."""
+        self.done[key] = {"key": key, **entry}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(to_json(self.done[key]) + "\n")
+            file.flush()
+
+
+def find_table(source: str | Path, kind: str, columns: list[str] | None = None) -> Table:
+    """Read the table of ``kind`` from a step folder, a table file, or standard input."""
+    path = Path(source)
+    if str(source) != "-" and path.is_dir():
+        return read_table(table_path(path, kind), kind, columns)
+    return read_table(source, kind, columns)
+
+
+def table_path(folder: Path, kind: str) -> Path:
+    """Return the path of the finished step's table of ``kind``. Raises ArtifactError if the step has none."""
+    manifest = read_manifest(folder)
+    for name, found in manifest["kinds"].items():
+        if found == kind:
+            return folder / name
+    raise ArtifactError(
+        f"is a {manifest['step']} step and holds {', '.join(manifest['kinds'].values())}, not {kind}", where=str(folder)
+    )
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write indented JSON with finite numbers or null, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")

@@ -1,0 +1,179 @@
+"""Read and write the standard tables: CSV and Parquet, files and pipes."""
+
+import io
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import polars as pl
+
+from esa.artifact.files import replacing
+from esa.artifact.schemas import SCHEMAS
+from esa.errors import ArtifactError
+
+STDIO = "-"
+FORMATS = ("csv", "parquet")
+_PARQUET = b"PAR1"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A frame with the columns of its ``kind``, and what its file carries beside it.
+
+    ``meta`` is text by name: ``run``, ``spec``, ``inputs``, ``version``, and for scores ``anatomy`` (JSON rows of
+    parameter, layer, block, component, shape, numel), so that a score table is complete also in a pipe.
+    """
+
+    kind: str
+    frame: pl.DataFrame
+    meta: Mapping[str, str] = field(default_factory=dict)
+
+
+def make_table(kind: str, rows: pl.DataFrame | list[dict[str, object]], meta: Mapping[str, str] | None = None) -> Table:
+    """Return ``rows`` as a table of ``kind``: its columns in order and typed, missing ones null.
+
+    Raises ArtifactError for NaN or infinite numbers: the contract knows finite numbers and null.
+    """
+    schema = SCHEMAS[kind]
+    frame = rows if isinstance(rows, pl.DataFrame) else pl.DataFrame(rows, schema=schema, strict=False)
+    frame = frame.select(
+        (pl.col(name) if name in frame.columns else pl.lit(None)).cast(dtype).alias(name)
+        for name, dtype in schema.items()
+    )
+    for name, dtype in schema.items():
+        if dtype in (pl.Float32, pl.Float64) and not frame[name].is_finite().fill_null(True).all():
+            row = (~frame[name].is_finite().fill_null(True)).arg_max()
+            raise ArtifactError(f"row {row}: {frame[name][row]}; a number is finite or null", where=f"{kind}: {name}")
+    return Table(kind, frame, dict(meta or {}))
+
+
+def write_table(table: Table, target: str | Path, format: str | None = None) -> None:
+    """Write to a path, or to standard output for ``-``.
+
+    The format follows the suffix, else ``format``, else CSV; scores on standard output default to Parquet.
+    """
+    if str(target) == STDIO:
+        default = "parquet" if table.kind == "scores/1" else "csv"
+        write_stdout(encode(table, format or default))
+        return
+    path = Path(target)
+    suffix = path.suffix.lower().lstrip(".")
+    chosen = suffix if suffix in FORMATS else (format or "csv")
+    with replacing(path) as temporary:
+        if chosen == "parquet":
+            _write_parquet(table, temporary)
+        else:
+            temporary.write_bytes(encode(table, "csv"))
+
+
+def encode(table: Table, format: str) -> bytes:
+    """Return the table as the bytes of a CSV (RFC 4180, null empty, shortest exact numbers) or Parquet file."""
+    buffer = io.BytesIO()
+    if format == "parquet":
+        _write_parquet(table, buffer)
+    else:
+        buffer.write(table.frame.write_csv(line_terminator="\r\n").encode())
+    return buffer.getvalue()
+
+
+def _write_parquet(table: Table, target: BinaryIO | Path) -> None:
+    meta = {"esa.kind": table.kind, **{f"esa.{key}": value for key, value in table.meta.items()}}
+    table.frame.write_parquet(target, compression="zstd", metadata=meta, statistics=True, row_group_size=1 << 18)
+
+
+def write_stdout(data: bytes) -> None:
+    """Write bytes to standard output through a buffer, so that a short write cannot lose any."""
+    with io.BufferedWriter(io.FileIO(os.dup(sys.stdout.fileno()), "w")) as out:
+        out.write(data)
+
+
+def read_bytes(source: str | Path) -> tuple[bytes, str]:
+    """Return the bytes of a file or of standard input, and the name errors call it by."""
+    if str(source) == STDIO:
+        if sys.stdin.isatty():
+            raise ArtifactError("standard input is a terminal; a table was expected from a pipe", where="-")
+        return sys.stdin.buffer.read(), "standard input"
+    try:
+        return Path(source).read_bytes(), str(source)
+    except FileNotFoundError:
+        raise ArtifactError("no such file", where=str(source)) from None
+    except OSError as error:
+        raise ArtifactError(f"cannot be read: {error.strerror}", where=str(source)) from None
+
+
+def read_table(source: str | Path, kind: str, columns: list[str] | None = None) -> Table:
+    """Read a table of ``kind`` from a path or ``-``: Parquet by its magic bytes, else CSV by its header.
+
+    Raises ArtifactError if the file is missing, truncated, of another kind, or lacks a column.
+    """
+    data, name = read_bytes(source)
+    return decode(data, kind, name, columns)
+
+
+def decode(data: bytes, kind: str, name: str, columns: list[str] | None = None) -> Table:
+    """Return the table that ``data`` holds. Raises ArtifactError, naming ``name``, if it holds none."""
+    if not data:
+        raise ArtifactError(f"is empty; a table of {kind} was expected", where=name)
+    if data[:4] == _PARQUET:
+        return _decode_parquet(data, kind, name, columns)
+    return _decode_csv(data, kind, name)
+
+
+def _decode_parquet(data: bytes, kind: str, name: str, columns: list[str] | None) -> Table:
+    if data[-4:] != _PARQUET:
+        raise ArtifactError("is a truncated Parquet file: its footer is missing", where=name)
+    try:
+        meta = pl.read_parquet_metadata(io.BytesIO(data))
+        found = meta.get("esa.kind", kind)
+        if found != kind:
+            raise ArtifactError(f"holds {found} where {kind} was expected", where=name)
+        frame = pl.read_parquet(io.BytesIO(data), columns=columns)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise ArtifactError(f"cannot be read as Parquet: {str(error).splitlines()[0]}", where=name) from None
+    _require_columns(frame.columns, kind, name, columns)
+    carried = {key.removeprefix("esa."): value for key, value in meta.items() if key.startswith("esa.") and key != "esa.kind"}
+    if columns is not None:
+        return Table(kind, frame, carried)
+    return make_table(kind, frame, carried)
+
+
+def _decode_csv(data: bytes, kind: str, name: str) -> Table:
+    schema = SCHEMAS[kind]
+    header = csv_header(data, name)
+    _require_columns(header, kind, name, None)
+    if not data.endswith(b"\n"):
+        raise ArtifactError("is truncated: its last line does not end", where=name)
+    try:
+        frame = pl.read_csv(io.BytesIO(data), schema_overrides=schema, null_values=[""], infer_schema=False)
+    except pl.exceptions.PolarsError as error:
+        raise ArtifactError(f"cannot be read as CSV: {str(error).splitlines()[0]}", where=name) from None
+    return make_table(kind, frame)
+
+
+def csv_header(data: bytes, name: str) -> list[str]:
+    """Return the column names of a CSV text."""
+    try:
+        return pl.read_csv(io.BytesIO(data), n_rows=0, infer_schema=False).columns
+    except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"is neither Parquet nor CSV: {str(error).splitlines()[0]}", where=name) from None
+
+
+def _require_columns(found: list[str], kind: str, name: str, columns: list[str] | None) -> None:
+    missing = [column for column in (columns or SCHEMAS[kind]) if column not in found]
+    if missing:
+        raise ArtifactError(f"lacks {', '.join(missing)} of {kind}; it has {', '.join(found)}", where=name)
+
+
+def finite(value: float | None) -> float | None:
+    """Return a number, or None where it is NaN or infinite."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def to_json(value: object) -> str:
+    """Return compact JSON with sorted keys: the one text of a value, as ids and metadata need."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)

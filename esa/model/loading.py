@@ -1,0 +1,202 @@
+"""Load a causal language model and its tokenizer, and say exactly what was loaded."""
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from esa.errors import EsaError, ModelError, SpecError
+from esa.model.anatomy import ParameterInfo, describe
+from esa.model.block_stack import BlockStack
+from esa.model.sources import find_source
+from esa.progress import Progress, Silent
+from esa.spec.sections import Model as ModelSection
+
+TOKEN_VARIABLE = "HF_TOKEN"  # noqa: S105 - the name of the variable, not a secret
+
+
+@dataclass
+class LoadedModel:
+    """A model in eval mode, proven to be a chain of blocks, with its tokenizer and what a manifest says of it.
+
+    ``storage`` maps a parameter to the dtype its bits live in; the tensors themselves have the compute dtype, which holds
+    every storage number exactly.
+    """
+
+    model: nn.Module
+    tokenizer: Any
+    stack: BlockStack
+    table: dict[str, ParameterInfo]
+    storage: dict[str, torch.dtype]
+    device: torch.device
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Return the parameters by name; a tied one once."""
+        return dict(self.model.named_parameters())
+
+
+def load_model(section: ModelSection, progress: Progress | None = None) -> LoadedModel:
+    """Load the model that ``section`` names, put it on its device, and prove that it can be walked block by block.
+
+    Raises ModelError where the files are missing, gated, out of reach, not a causal language model, or need foreign code;
+    SpecError where the configuration contradicts ``model.shape``.
+    """
+    progress = progress or Silent()
+    device, why = choose_device(section.device)
+    progress.note(f"loading {section.id} as {section.dtype} on {device} ({why})")
+    source = find_source(section.id)
+    dtype = getattr(torch, section.dtype)
+    shared = {"revision": section.revision, "trust_remote_code": section.trust_remote_code, **source.arguments()}
+    with _quiet(), _explained(section):
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            source.location, dtype=dtype, use_safetensors=None if source.gguf else True, **shared
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source.location, **shared)
+    if section.shape is not None:
+        check_shape(section.shape, model.config)
+    revision = getattr(model.config, "_commit_hash", None) or section.revision
+    loaded = prepare(model, tokenizer, section, device)
+    loaded.facts = {"id": section.id, "revision": revision, **loaded.facts, "device": str(device), "device_why": why}
+    return loaded
+
+
+def prepare(
+    model: nn.Module, tokenizer: Any, section: ModelSection, device: torch.device | None = None
+) -> LoadedModel:
+    """Return a model that is already in memory, ready for scoring: eval mode, compute dtype, device, described and proven.
+
+    Fused experts run one by one: their inputs can then be watched, and their second derivatives exist.
+    """
+    device = device or choose_device(section.device)[0]
+    model.eval()
+    storage = {name: parameter.dtype for name, parameter in model.named_parameters()}
+    if section.compute not in ("auto", section.dtype):
+        model.to(getattr(torch, section.compute))
+    model.to(device)
+    if any(parameter.ndim == 3 for parameter in model.parameters()) and hasattr(model, "set_experts_implementation"):
+        model.set_experts_implementation("eager")
+    with torch.no_grad():
+        facts = {
+            "architecture": type(model).__name__,
+            "fingerprint": fingerprint(model),
+            "dtype": section.dtype,
+            "compute": section.dtype if section.compute == "auto" else section.compute,
+            "quantization": section.quantization,
+            "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        }
+    return LoadedModel(model, tokenizer, BlockStack(model), describe(model), storage, device, facts)
+
+
+def choose_device(name: str) -> tuple[torch.device, str]:
+    """Return the device and why it is the one. Raises ModelError where the named one is not there."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        kind = next(kind for kind, there in available.items() if there)
+        why = {"cuda": "a CUDA device is there", "mps": "an Apple GPU is there", "cpu": "no GPU was found"}[kind]
+        return torch.device(kind), f"auto: {why}"
+    if not available[name.partition(":")[0]]:
+        there = ", ".join(kind for kind, present in available.items() if present)
+        raise ModelError(f"'{name}' is not available; available: {there}", where="model.device")
+    return torch.device(name), "named by model.device"
+
+
+def check_shape(shape: dict[str, Any], config: Any) -> None:
+    """Compare ``model.shape`` with the loaded configuration. Raises SpecError with every difference."""
+    problems = []
+    for key, stated in shape.items():
+        found = getattr(config, key, None)
+        stated = list(stated) if isinstance(stated, tuple) else stated
+        if found != stated:
+            problems.append(f"model.shape.{key}: {stated!r} in the spec, {found!r} in the model's configuration")
+    if problems:
+        raise SpecError(problems, hint="correct model.shape, or leave it out")
+
+
+def fingerprint(model: nn.Module, names: set[str] | None = None) -> str:
+    """Return the sha256 over name, dtype, shape and bytes of every parameter (or of ``names``), in order.
+
+    Cost: one read of the weights, about a second per 1.5 GB.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if names is None or name in names:
+            digest.update(f"{name}|{parameter.dtype}|{tuple(parameter.shape)}|".encode())
+            data = parameter.detach().contiguous().cpu().view(-1)
+            digest.update(data.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the progress bars and warnings of the loading libraries: what matters is raised or noted by esa."""
+    level = transformers.logging.get_verbosity()
+    bars = transformers.logging.is_progress_bar_enabled()
+    hub = logging.getLogger("huggingface_hub")
+    hub_level = hub.level
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    hub.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(level)
+        hub.setLevel(hub_level)
+        if bars:
+            transformers.logging.enable_progress_bar()
+
+
+@contextmanager
+def _explained(section: ModelSection) -> Iterator[None]:
+    """Turn what the loading libraries raise over content into one ModelError that names the cause and the next action."""
+    try:
+        yield
+    except EsaError:
+        raise
+    except Exception as error:
+        names = {type(link).__name__ for link in _chain(error)}
+        text = str(error)
+        first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
+        quoted = f"'{section.id}'"
+        if "GatedRepoError" in names or "gated repo" in text:
+            raise ModelError(
+                f"{quoted} is gated: its owner asks you to accept a licence",
+                where="model.id",
+                hint=f"accept it on the model's page, then set {TOKEN_VARIABLE} to your access token",
+            ) from error
+        if names & {"RepositoryNotFoundError", "RevisionNotFoundError", "HFValidationError"}:
+            raise ModelError(
+                f"{quoted} is no local folder, and the hub knows no such model or revision",
+                where="model.id",
+                hint=f"check the spelling; a private model needs {TOKEN_VARIABLE}",
+            ) from error
+        if names & {"LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectError", "ConnectionError", "gaierror"}:
+            raise ModelError(
+                f"{quoted} is no local folder and the hub does not answer",
+                where="model.id",
+                hint="check the network, or give a local folder or .gguf file",
+            ) from error
+        if "Unrecognized configuration class" in text:
+            raise ModelError(f"{quoted} is not a causal language model", where="model.id") from error
+        if "custom code" in text or "trust_remote_code" in text:
+            raise ModelError(
+                f"{quoted} needs code from its own repository",
+                where="model.id",
+                hint="read that code, then set model.trust_remote_code = true",
+            ) from error
+        if isinstance(error, OSError | ValueError | KeyError | RuntimeError) or "struct" in type(error).__module__:
+            raise ModelError(f"{quoted} cannot be loaded: {first}", where="model.id") from error
+        raise
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    link: BaseException | None = error
+    while link is not None:
+        yield link
+        link = link.__cause__ or link.__context__

@@ -1,0 +1,81 @@
+"""What can be named in a spec or on the command line: name -> ``module:attribute``, so that listing costs no import."""
+
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
+
+from esa.errors import EsaError
+
+METRICS: dict[str, str] = {
+    "magnitude": "esa.score.magnitude:METRIC",
+    "act_mag": "esa.score.act_mag:METRIC",
+    "wanda": "esa.score.wanda:METRIC",
+    "grad_x_weight": "esa.score.grad_x_weight:METRIC",
+    "grad_squared": "esa.score.grad_squared:METRIC",
+    "fisher_obd": "esa.score.fisher_obd:METRIC",
+    "hutchinson_diag": "esa.score.hutchinson_diag:METRIC",
+    "obd": "esa.score.obd:METRIC",
+}
+
+SELECTORS: dict[str, str] = {
+    "top_k": "esa.rank.selectors:top_k",
+    "bottom_k": "esa.rank.selectors:bottom_k",
+    "random_k": "esa.rank.selectors:random_k",
+    "matched_k": "esa.rank.selectors:matched_k",
+}
+
+METHODS: dict[str, str] = {
+    "zero": "esa.perturb.methods:zero",
+    "mean": "esa.perturb.methods:mean",
+    "scale": "esa.perturb.methods:scale",
+    "sign_flip": "esa.perturb.methods:sign_flip",
+    "gauss_noise": "esa.perturb.methods:gauss_noise",
+    "bit_flip": "esa.perturb.methods:bit_flip",
+}
+
+TASKS: dict[str, str] = {
+    "language_modeling": "esa.eval.language_modeling:evaluate",
+}
+
+ALIASES: dict[str, str] = {
+    "activation_magnitude": "act_mag",
+    "hessian_diag": "hutchinson_diag",
+    "noise": "gauss_noise",
+    "gaussian": "gauss_noise",
+    "bitflip": "bit_flip",
+}
+
+REGISTRIES: dict[str, dict[str, str]] = {
+    "metric": METRICS,
+    "group": SELECTORS,
+    "method": METHODS,
+    "task": TASKS,
+}
+
+
+def suggest(name: str, known: list[str]) -> str:
+    """Return `` (did you mean 'x'?)`` for the nearest known name, or nothing."""
+    near = get_close_matches(name, known, n=1, cutoff=0.5)
+    return f" (did you mean '{near[0]}'?)" if near else ""
+
+
+def canonical(kind: str, name: str) -> str:
+    """Return the registered name that ``name`` (or its alias) stands for.
+
+    Raises EsaError, with the nearest known name, if there is none.
+    """
+    table = REGISTRIES[kind]
+    found = ALIASES.get(name, name)
+    if found not in table:
+        known = sorted(table)
+        raise EsaError(
+            f"'{name}' is not a {kind}{suggest(name, known)}; known: {', '.join(known)}",
+            hint="esa --list names them all",
+        )
+    return found
+
+
+def load(kind: str, name: str) -> Any:
+    """Import and return the object registered under ``name``."""
+    module, attribute = REGISTRIES[kind][canonical(kind, name)].split(":")
+    return getattr(import_module(module), attribute)

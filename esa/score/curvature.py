@@ -1,0 +1,99 @@
+"""Hutchinson's estimate of the Hessian's diagonal: probes inside, on one retained graph per window."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from esa.errors import ModelError
+from esa.model import LoadedModel, ParameterInfo
+from esa.progress import Progress
+from esa.score.streaming import differentiable, window_loss
+from esa.spec import derive_seed
+
+
+@contextmanager
+def eager_attention(model: nn.Module) -> Iterator[None]:
+    """Run attention as plain matrix products for a while: fused kernels have no second derivative."""
+    config = model.config
+    before = config._attn_implementation
+    if before == "eager" or not hasattr(model, "set_attn_implementation"):
+        yield
+        return
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def rademacher(like: Tensor, seed: int, window: int, probe: int, name: str) -> Tensor:
+    """Return -1 or +1 with equal chance for every entry of ``like``, from the stream of this seed, window, probe and name."""
+    draw = torch.Generator().manual_seed(derive_seed(seed, "probe", window, probe, name))
+    signs = torch.randint(0, 2, like.shape, generator=draw, dtype=torch.int8)
+    return (signs.to(device=like.device, dtype=like.dtype) * 2).sub_(1)
+
+
+def hutchinson(
+    loaded: LoadedModel,
+    windows: Sequence[Tensor],
+    chosen: Mapping[str, ParameterInfo],
+    probes: int,
+    seed: int,
+    progress: Progress,
+) -> dict[str, tuple[Tensor, Tensor | None]]:
+    """Return the signed diagonal of the Hessian of L per parameter, and its standard error.
+
+    Per window n, m probes give samples ``z * (H_n z)``; with shares a_n = T_n / sum T of the predicted tokens the estimate
+    is ``sum_n a_n mean_m`` and its variance ``sum_n a_n^2 var_m / m``. With one probe there is no standard error (None).
+    float32, the parameters' shapes. Memory: seven times the chosen weights in float32 beside the model and one window's
+    graph. Raises ModelError if a parameter is reached by no gradient.
+    """
+    parameters = loaded.parameters()
+    names = list(chosen)
+    tensors = [parameters[name] for name in names]
+    total = sum(ids.numel() - 1 for ids in windows)
+    mean = [torch.zeros(t.shape, dtype=torch.float32, device=t.device) for t in tensors]
+    variance = [torch.zeros_like(m) for m in mean] if probes > 1 else []
+    progress.start("curvature", len(windows) * (probes + 1))
+    with differentiable(loaded.model, chosen), eager_attention(loaded.model):
+        for n, ids in enumerate(windows):
+            share = (ids.numel() - 1) / total
+            logits = loaded.model(input_ids=ids, use_cache=False).logits
+            gradients = torch.autograd.grad(window_loss(logits, ids), tensors, create_graph=True, allow_unused=True)
+            _require_all(names, gradients)
+            progress.advance()
+            first = [torch.zeros_like(m) for m in mean]
+            second = [torch.zeros_like(m) for m in mean] if probes > 1 else []
+            for probe in range(probes):
+                signs = [rademacher(t, seed, n, probe, name) for name, t in zip(names, tensors)]
+                products = torch.autograd.grad(
+                    gradients, tensors, signs, retain_graph=probe + 1 < probes, allow_unused=True
+                )
+                for i, (sign, product) in enumerate(zip(signs, products)):
+                    if product is None:
+                        continue  # the loss is linear in this tensor: its second derivative is zero
+                    sample = product.float().mul_(sign)
+                    first[i] += sample
+                    if second:
+                        second[i].addcmul_(sample, sample)
+                progress.advance()
+            del gradients, logits
+            for i in range(len(names)):
+                mean[i].add_(first[i], alpha=share / probes)
+                if second:
+                    spread = second[i].sub_(first[i].square_().div_(probes)).clamp_(min=0)
+                    variance[i].add_(spread, alpha=share**2 / (probes * (probes - 1)))
+    progress.finish()
+    errors: list[Tensor | None] = [v.sqrt_() for v in variance] if variance else [None] * len(names)
+    return {name: (m, e) for name, m, e in zip(names, mean, errors)}
+
+
+def _require_all(names: Sequence[str], gradients: Sequence[Tensor | None]) -> None:
+    missing = [name for name, gradient in zip(names, gradients) if gradient is None]
+    if missing:
+        raise ModelError(
+            f"no gradient reaches {len(missing)} of the parameters to score: {', '.join(missing[:3])}",
+            hint="leave them out with score.exclude",
+        )

@@ -1,0 +1,53 @@
+"""Find the line on which each key of a TOML text stands, for errors that name it."""
+
+import re
+
+Path = tuple[str | int, ...]
+_TABLE = re.compile(r"^\s*(\[\[?)\s*([^\]]+?)\s*\]\]?\s*(?:#.*)?$")
+_KEY = re.compile(r"^\s*((?:[A-Za-z0-9_-]+|\"[^\"]*\"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|\"[^\"]*\"|'[^']*'))*)\s*=(.*)$")
+_STRING = re.compile(r"\"(?:\\.|[^\"\\])*\"|'[^']*'")
+
+
+def _parts(dotted: str) -> Path:
+    return tuple(part.strip().strip("\"'") for part in dotted.split("."))
+
+
+def key_lines(text: str) -> dict[Path, int]:
+    """Map every key path, such as ``("score", "metrics")`` or ``("perturb", 1, "sigma")``, to its 1-based line.
+
+    Arrays and strings that span lines belong to the line their key stands on.
+    """
+    lines: dict[Path, int] = {}
+    counts: dict[Path, int] = {}
+    table: Path = ()
+    depth, quote = 0, ""
+    for number, line in enumerate(text.splitlines(), start=1):
+        if quote:  # inside a multi-line string
+            if quote in line:
+                quote = ""
+            continue
+        if depth == 0 and (match := _TABLE.match(line)):
+            table = _parts(match[2])
+            if match[1] == "[[":
+                counts[table] = counts.get(table, -1) + 1
+                table = (*table, counts[table])
+            lines.setdefault(table, number)
+            continue
+        value = line
+        if depth == 0 and (match := _KEY.match(line)):
+            lines[(*table, *_parts(match[1]))] = number
+            value = match[2]
+        for mark in ('"""', "'''"):
+            if value.count(mark) % 2:
+                quote = mark
+        bare = _STRING.sub("", value).split("#")[0]
+        depth = max(0, depth + bare.count("[") + bare.count("{") - bare.count("]") - bare.count("}"))
+    return lines
+
+
+def line_of(lines: dict[Path, int], path: Path) -> int | None:
+    """Return the line of the longest known beginning of ``path``."""
+    for end in range(len(path), 0, -1):
+        if path[:end] in lines:
+            return lines[path[:end]]
+    return None
