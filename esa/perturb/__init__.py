@@ -1,0 +1,136 @@
+"""Prove by intervention: change weights, measure the damage, bring the exact bits back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from esa.artifact import Journal, Step, Table, find_table, make_table, read_manifest, read_ranking, sha256_of, to_json
+from esa.artifact.steps import JOURNAL, OUTPUTS
+from esa.data import eval_windows, source_hash
+from esa.errors import CheckError, EsaError, SpecError
+from esa.eval import Evaluator
+from esa.model import LoadedModel, eligible, fingerprint, load_model, source_hashes
+from esa.perturb.campaign import Campaign, floor_targets
+from esa.perturb.cases import group_from_addresses, groups_from_ranking, plan_cases
+from esa.progress import Progress, Silent
+from esa.spec import Spec
+
+__all__ = ["PerturbResult", "perturb_step", "run"]
+
+
+@dataclass(frozen=True)
+class PerturbResult:
+    """A finished campaign: its damage table, its folder, and whether it was there before."""
+
+    damage: Table
+    folder: Path
+    id: str
+    reused: bool
+
+
+def perturb_step(
+    spec: Spec, inputs: dict[str, str], root: Path = OUTPUTS, folder: Path | None = None
+) -> Step:
+    """Return the perturb step that ``spec`` describes on a ranking or targets; nothing is loaded."""
+    texts = {"eval": source_hash(spec.eval.source)}
+    return Step("perturb", spec, {**source_hashes(spec.model.id), **texts, **inputs}, root=root, folder=folder)
+
+
+def run(
+    spec: Spec,
+    targets: str | Path | Table | Sequence[str],
+    *,
+    loaded: LoadedModel | None = None,
+    calibration: Sequence[str] = (),
+    out: Path | None = None,
+    root: Path = OUTPUTS,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> PerturbResult:
+    """Perturb the targets by every ``[[perturb]]`` table of ``spec`` and write ``damage.csv`` and ``windows.csv``.
+
+    ``targets``: a ranking (step folder, file, ``-`` or table), or a list of addresses ``name:i,j``, which are one group.
+    ``bit_flip`` also writes ``faults.csv``. The intact model is evaluated once; a complete step is reused; a killed one goes
+    on at the next case. ``calibration``: sha256 of token windows the ranking was computed on, for a warning where they equal
+    the evaluation's. Raises EsaError for content; CheckError, after everything is written, if the model's checksum changed.
+    Cost: one evaluation of the windows per case, from the first block that changed on, and 21 for base and noise floor.
+    """
+    progress = progress or Silent()
+    if not spec.perturb:
+        raise SpecError(["perturb: names no method"], hint='add [[perturb]] with method = "zero", or give --method zero')
+    ranking, inputs, where = _resolve(targets)
+    step = perturb_step(spec, inputs, root, out)
+    if step.complete and not force:
+        progress.note(f"perturb: {step.folder} is complete")
+        return PerturbResult(find_table(step.folder, "damage/1"), step.folder, step.id, reused=True)
+    loaded = loaded or load_model(spec.model, progress)
+    if isinstance(ranking, Table):
+        groups = groups_from_ranking(ranking.frame, loaded.table, where, spec.rank.seeds)
+        ks = spec.rank.k
+    else:
+        groups = group_from_addresses(ranking, loaded.table)
+        ks = (groups[0].size,)
+    plan = plan_cases(spec.perturb, groups, ks, loaded, progress)
+    windows = eval_windows(spec.eval, loaded.tokenizer)
+    if windows.sha256 in calibration:
+        progress.warn("the calibration windows are the evaluation windows: damage is measured on the text that was scored")
+    step.begin(force=force)
+    evaluator = Evaluator(loaded, windows, spec.eval.batch_tokens)
+    seed = spec.score.seeds[0]
+    journal = Journal(step.folder / JOURNAL)
+    num_reused = sum(key in plan.cases for key in journal.done)
+    campaign = Campaign(step.id, loaded, evaluator, journal, seed, progress)
+    touched = {name for case in plan.cases.values() for name, _ in case.targets}
+    floors = floor_targets(groups, loaded, list(eligible(loaded.table)), seed)
+    touched |= {name for name, _ in floors}
+    before = fingerprint(loaded.model, touched)
+    try:
+        campaign.evaluate(plan, floors)
+    finally:
+        after = fingerprint(loaded.model, touched)
+    damage = make_table("damage/1", campaign.damage_rows(plan), step.meta())
+    tables = {"damage.csv": "damage/1", "windows.csv": "windows/1"}
+    step.write(damage, "damage.csv")
+    step.write(make_table("windows/1", campaign.window_rows(plan)), "windows.csv")
+    if any(case.method == "bit_flip" for case in plan.cases.values()):
+        tables["faults.csv"] = "faults/1"
+        step.write(make_table("faults/1", campaign.fault_rows(plan)), "faults.csv")
+    step.finish(
+        tables=tables,
+        warnings=getattr(progress, "warnings", []),
+        model=loaded.facts,
+        data=windows.facts(),
+        seeds=[seed],
+        checksum={"before": before, "after": after, "restored": before == after, "num_tensors": len(touched)},
+        noise_floor=campaign.noise_floor(),
+        num_cases=len(plan.cases),
+        num_reused=num_reused,
+    )
+    if before != after:
+        raise CheckError("the model's checksum changed: a perturbation was not restored", where=str(step.folder))
+    return PerturbResult(damage, step.folder, step.id, reused=False)
+
+
+def _resolve(targets: str | Path | Table | Sequence[str]) -> tuple[Table | list[str], dict[str, str], str]:
+    """Return the ranking or addresses, what identifies them as a step's input, and the name errors call them by."""
+    if isinstance(targets, str | Path):
+        path = Path(targets)
+        if str(targets) != "-" and path.is_dir():
+            return read_ranking(path), {"ranking": str(read_manifest(path)["run"])}, str(path)
+        table = read_ranking(targets)
+        if str(targets) == "-":
+            return table, {"ranking": _content_hash(table)}, "standard input"
+        return table, {"ranking": sha256_of(path)}, str(path)
+    if isinstance(targets, Table):
+        return targets, {"ranking": _content_hash(targets)}, "targets"
+    if not targets:
+        raise EsaError("no target is given", where="--target")
+    return list(targets), {"targets": to_json(list(targets))}, "--target"
+
+
+def _content_hash(table: Table) -> str:
+    import hashlib
+
+    from esa.artifact.tables import encode
+
+    return hashlib.sha256(encode(table, "csv")).hexdigest()
