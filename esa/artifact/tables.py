@@ -26,7 +26,7 @@ class Table:
     """A frame with the columns of its ``kind``, and what its file carries beside it.
 
     ``meta`` is text by name: ``run``, ``spec``, ``inputs``, ``version``, and for scores ``anatomy`` (JSON rows of
-    parameter, layer, block, component, shape, numel), so that a score table is complete also in a pipe.
+    parameter, layer, block, component, shape, numel, output_axis, input_axis, expert_axis, uses), so that a score table is complete also in a pipe.
     """
 
     kind: str
@@ -40,7 +40,7 @@ def make_table(kind: str, rows: pl.DataFrame | list[dict[str, object]], meta: Ma
     Raises ArtifactError for NaN or infinite numbers: the contract knows finite numbers and null.
     """
     schema = SCHEMAS[kind]
-    frame = rows if isinstance(rows, pl.DataFrame) else pl.DataFrame(rows, schema=schema, strict=False)
+    frame = rows if isinstance(rows, pl.DataFrame) and rows.width else pl.DataFrame(rows, schema=schema, strict=False)
     frame = frame.select(
         (pl.col(name) if name in frame.columns else pl.lit(None)).cast(dtype).alias(name)
         for name, dtype in schema.items()

@@ -54,7 +54,7 @@ def load_model(section: ModelSection, progress: Progress | None = None) -> Loade
     source = find_source(section.id)
     dtype = getattr(torch, section.dtype)
     shared = {"revision": section.revision, "trust_remote_code": section.trust_remote_code, **source.arguments()}
-    with _quiet(), _explained(section):
+    with quiet(), explained(section):
         model = transformers.AutoModelForCausalLM.from_pretrained(
             source.location, dtype=dtype, use_safetensors=None if source.gguf else True, **shared
         )
@@ -134,7 +134,7 @@ def fingerprint(model: nn.Module, names: set[str] | None = None) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence the progress bars and warnings of the loading libraries: what matters is raised or noted by esa."""
     level = transformers.logging.get_verbosity()
     bars = transformers.logging.is_progress_bar_enabled()
@@ -153,7 +153,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _explained(section: ModelSection) -> Iterator[None]:
+def explained(section: ModelSection) -> Iterator[None]:
     """Turn what the loading libraries raise over content into one ModelError that names the cause and the next action."""
     try:
         yield

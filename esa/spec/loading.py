@@ -61,6 +61,18 @@ def spec_from_dict(tree: dict[str, Any], where: str = "spec") -> Spec:
     return _validate(tree, {}, where)
 
 
+def apply_overrides(spec: Spec, overrides: Sequence[str]) -> Spec:
+    """Return ``spec`` with ``section.key=value`` changes. Raises SpecError with every problem."""
+    tree = spec.model_dump(exclude_none=True)
+    tree["perturb"] = list(tree["perturb"])
+    origins: Origins = {}
+    for override in overrides:
+        key, value = parse_override(override)
+        _set(tree, key, value, where=f"--set {override}")
+        origins[tuple(key.split("."))] = f"--set {override}"
+    return _validate(tree, origins, "spec")
+
+
 def dump_spec(spec: Spec) -> str:
     """Return the resolved spec as TOML: every key, defaults included; reading it back gives the same spec."""
     return tomli_w.dumps(spec.model_dump(mode="json", exclude_none=True))

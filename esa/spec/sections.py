@@ -27,7 +27,7 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _one_or_many(value: Any) -> Any:
-    return [value] if isinstance(value, int | str) else value
+    return (value,) if isinstance(value, int | str) else value
 
 
 def _source(value: str) -> str:
@@ -262,6 +262,9 @@ class Overlap(Section):
     k: Counts | None = Field(default=None, description="at these K; those of rank.k by default")
     p: float | None = Field(
         default=None, gt=0, lt=1, description="persistence of rank-biased overlap; 1 - 1/K by default"
+    )
+    universe: int | None = Field(
+        default=None, ge=1, description="weights the lists were drawn from, where the lists do not say"
     )
 
 

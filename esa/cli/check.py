@@ -1,0 +1,39 @@
+"""``esa check``: validate a spec."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from esa.cli import options
+from esa.cli.session import handled
+
+
+@handled
+def command(
+    spec: Annotated[Path, typer.Argument(help="TOML spec.", metavar="SPEC", show_default=False)],
+    overrides: options.Overrides = None,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Validate a spec and print it resolved, every default filled in.
+
+    Example: [bold]esa check specs/quickstart.toml[/]
+    """
+    from esa.data.sources import source_path
+    from esa.errors import EsaError, SpecError
+    from esa.spec import dump_spec, load_sweep
+
+    runs = load_sweep(spec, overrides or [])
+    problems = []
+    for one in runs:
+        for section in ("calibration", "eval"):
+            try:
+                source_path(getattr(one, section).source)
+            except EsaError as error:
+                problems.append(f"{spec}: {section}.source: {error.where}: {error.what}")
+    if problems:
+        raise SpecError(list(dict.fromkeys(problems)))
+    if not quiet:
+        typer.echo("\n".join(dump_spec(one) for one in runs), nl=False)
+        typer.echo(f"esa: {spec} describes {len(runs)} run{'s' if len(runs) > 1 else ''}: valid", err=True)

@@ -1,0 +1,94 @@
+"""What ``--dry-run`` prints: the resolved spec, the passes, the predicted memory, the outputs. Nothing is touched."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+
+from esa.artifact.steps import OUTPUTS, STEP_KEYS
+from esa.errors import EsaError
+from esa.spec import Spec, dump_spec
+
+_GB = 1e9
+
+
+def print_plan(runs: Sequence[Spec], steps: Sequence[str], out: Path | None) -> None:
+    """Print the plan of every run: comments around the resolved spec, so that the whole is TOML."""
+    for spec in runs:
+        typer.echo(dump_spec(spec).rstrip())
+        for line in _plan(spec, steps, out):
+            typer.echo(f"# {line}".rstrip())
+
+
+def _plan(spec: Spec, steps: Sequence[str], out: Path | None) -> list[str]:
+    from esa.model.footprint import BASE_BYTES, footprint
+
+    lines = ["", "passes"]
+    if "score" in steps:
+        from esa.score.memory import passes
+
+        lines += [f"  score: {step}" for step in passes(spec)]
+    if "perturb" in steps and spec.perturb:
+        lines.append(f"  perturb: {_evaluations(spec)}")
+    if "eval" in steps:
+        lines.append(f"  eval: {spec.eval.windows} windows of {spec.eval.length} tokens, forward")
+    model = footprint(spec.model)
+    lines += ["", f"memory ({model.num_parameters:,} weights, {model.item_bytes} bytes each)"]
+    fixed = BASE_BYTES + model.weight_bytes
+    stages: dict[str, int] = {"load": BASE_BYTES + model.load_bytes}
+    if "score" in steps:
+        from esa.score import memory as score_memory
+
+        terms = score_memory.memory_terms(spec, model)
+        shared = terms.pop("boundaries", 0) + terms["rows"]
+        stages |= {f"score: {name}": fixed + shared + size for name, size in terms.items() if name != "rows"}
+        stages["score: rows"] = fixed + 2 * terms["rows"]
+    if "perturb" in steps or "eval" in steps:
+        from esa.eval import memory as eval_memory
+
+        remembers = "perturb" in steps
+        total = sum(eval_memory.memory_terms(spec, model, remembers=remembers).values())
+        stages["perturb" if remembers else "eval"] = fixed + total
+    lines += [f"  {name:<22}{size / _GB:8.2f} GB" for name, size in stages.items()]
+    binding = max(stages, key=lambda name: stages[name])
+    lines += [f"  peak {stages[binding] / _GB:.2f} GB, bound by {binding}", "", "outputs"]
+    for step in steps:
+        lines.append(f"  {step}: {_folder(spec, step, out)}")
+    return lines
+
+
+def _evaluations(spec: Spec) -> str:
+    groups = {"top_k": len(spec.score.metrics), "bottom_k": len(spec.score.metrics), "matched_k": len(spec.score.metrics)}
+    groups["random_k"] = spec.rank.draws
+    seeds = len(spec.score.seeds) if spec.rank.seeds == "all" else 1
+    most = 0
+    for section in spec.perturb:
+        chosen = section.groups or spec.rank.groups
+        sets = max(section.k or spec.rank.k) if section.unit == "single" else len(section.k or spec.rank.k)
+        most += sum(groups[group] for group in chosen) * sets * seeds * getattr(section, "repeats", 1)
+    return (
+        f"the intact model, 20 rewrites for the noise floor, and at most {most} cases,"
+        f" each {spec.eval.windows} windows of {spec.eval.length} tokens, from the first block that changed"
+    )
+
+
+def _folder(spec: Spec, step: str, out: Path | None) -> str:
+    """Return where a step will write; its id where the spec and the files at hand fix it."""
+    root = out or OUTPUTS
+    if step == "report":
+        return f"reports/{spec.name}-<id>/"
+    try:
+        if step == "score":
+            from esa.score import score_step
+
+            found = score_step(spec, root)
+            return f"{found.folder}/{' (complete: it will be reused)' if found.complete else ''}"
+        if step == "eval":
+            from esa.eval import eval_step
+
+            found = eval_step(spec, root)
+            return f"{found.folder}/{' (complete: it will be reused)' if found.complete else ''}"
+    except EsaError as error:
+        return f"{root / spec.name / step}-<id>/  ({error.what})"
+    assert step in STEP_KEYS
+    return f"{root / spec.name / step}-<id>/"

@@ -1,0 +1,78 @@
+"""``esa overlap``: compare rankings."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from esa.cli import options
+from esa.cli.options import SPEC
+from esa.cli.session import begin, check_format, deliver, folder_target, handled, is_file_target, read_spec
+
+
+@handled
+def command(
+    sources: Annotated[
+        list[str], typer.Argument(help="Rank folders, rankings, older lists, or - for stdin.", metavar="RANKING...", show_default=False)
+    ],
+    spec: options.SpecFile = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--by", help="weight, output, input, layer, block, component; repeatable. Short for overlap.by.", rich_help_panel=SPEC
+        ),
+    ] = None,
+    k: Annotated[list[int] | None, typer.Option("-k", help="At these K; repeatable. Short for overlap.k.", rich_help_panel=SPEC)] = None,
+    p: Annotated[
+        float | None, typer.Option("-p", help="Persistence of rank-biased overlap. Short for overlap.p.", rich_help_panel=SPEC)
+    ] = None,
+    universe: Annotated[
+        int | None,
+        typer.Option("--universe", min=1, help="How many weights the lists were drawn from. Short for overlap.universe.", rich_help_panel=SPEC),
+    ] = None,
+    overrides: options.Overrides = None,
+    out: options.Out = None,
+    format: options.Format = None,
+    force: options.Force = False,
+    dry_run: options.DryRun = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    threads: options.Threads = None,
+    list_names: options.ListNames = False,
+) -> None:
+    """Compare every two of the lists: Jaccard beside what chance gives, rank-biased overlap, rank correlations.
+
+    With --spec the comparison becomes a step of that run, with stability_summary.json where a metric has several seeds;
+    without, the table goes to stdout or -o.
+
+    Example: [bold]esa overlap a/top_weights.csv b/top_weights.csv -k 100 --by weight --by component[/]
+    """
+    from esa import overlap
+    from esa.spec import dump_spec, spec_from_dict
+    from esa.spec.loading import apply_overrides
+
+    progress = begin(quiet=quiet, verbose=verbose, threads=threads)
+    format = check_format(format)
+    shorthand = {"overlap.by": by, "overlap.k": k, "overlap.p": p, "overlap.universe": universe}
+    if spec is not None:
+        chosen = read_spec(spec, overrides, shorthand)
+    else:
+        from esa.cli.session import toml_value
+
+        changes = [*(overrides or []), *(f"{key}={toml_value(value)}" for key, value in shorthand.items() if value)]
+        chosen = apply_overrides(spec_from_dict({"name": "overlap", "model": {"id": "unknown"}}), changes)
+    if dry_run:
+        typer.echo(dump_spec(chosen), nl=False)
+        typer.echo(f"compares {', '.join(sources)}; loads no model", err=True)
+        return
+    section = chosen.overlap
+    with progress.closing():
+        if spec is not None and not is_file_target(out):
+            result = overlap.run(
+                sources, spec=chosen, universe=section.universe, out=folder_target(out), force=force, progress=progress
+            )
+        else:
+            result = overlap.run(sources, by=section.by, k=section.k, p=section.p, universe=section.universe, progress=progress)
+    if result.summary is not None and not quiet:
+        typer.echo(json.dumps(result.summary, indent=2), err=True)
+    deliver(result.table, out if result.folder or out else "-", format, result.folder)

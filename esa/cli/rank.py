@@ -1,0 +1,91 @@
+"""``esa rank``: order scores into groups of weights."""
+
+from typing import Annotated
+
+import typer
+
+from esa.cli import options
+from esa.cli.options import SPEC
+from esa.cli.session import begin, check_format, deliver, folder_target, handled, is_file_target, toml_value
+
+
+@handled
+def command(
+    source: Annotated[str, typer.Argument(help="Score folder, score table, or - for stdin.", metavar="SCORES", show_default=False)],
+    spec: options.SpecFile = None,
+    k: options.Ks = None,
+    mode: Annotated[
+        str | None,
+        typer.Option("--mode", help="global, per_layer, per_block or per_component. Short for rank.mode.", rich_help_panel=SPEC),
+    ] = None,
+    group: Annotated[
+        list[str] | None,
+        typer.Option("--group", help="top_k, bottom_k, random_k, matched_k; repeatable. Short for rank.groups.", rich_help_panel=SPEC),
+    ] = None,
+    draws: Annotated[int | None, typer.Option("--draws", help="Draws of random_k. Short for rank.draws.", rich_help_panel=SPEC)] = None,
+    aggregate: Annotated[
+        str | None,
+        typer.Option("--aggregate", help="weight, output, input or tensor. Short for rank.aggregate.", rich_help_panel=SPEC),
+    ] = None,
+    statistic: Annotated[
+        str | None, typer.Option("--statistic", help="sum, max or count. Short for rank.statistic.", rich_help_panel=SPEC)
+    ] = None,
+    metric: Annotated[list[str] | None, typer.Option("--metric", help="Only these of the scored metrics; repeatable.")] = None,
+    overrides: options.Overrides = None,
+    out: options.Out = None,
+    format: options.Format = None,
+    force: options.Force = False,
+    dry_run: options.DryRun = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    threads: options.Threads = None,
+    list_names: options.ListNames = False,
+) -> None:
+    """Order scores into top, bottom, random and matched groups.
+
+    Without a spec, the one that the scores carry is used. From stdin the ranking goes to stdout, else to a folder whose
+    name is printed.
+
+    Examples: [bold]esa rank outputs/x/score-3f0a -k 100 --mode per_layer -o top.csv[/]
+    [bold]esa rank scores.parquet -k 10 --aggregate output --statistic count -o -[/]
+    """
+    progress = begin(quiet=quiet, verbose=verbose, threads=threads)
+    format = check_format(format)
+    shorthand = {
+        "rank.k": k, "rank.mode": mode, "rank.groups": group, "rank.draws": draws, "rank.aggregate": aggregate,
+        "rank.statistic": statistic,
+    }  # fmt: skip
+    from esa import rank
+    from esa.rank.scores import open_scores
+    from esa.spec import dump_spec, load_spec, spec_from_dict
+    from esa.spec.loading import apply_overrides
+
+    changes = [*(overrides or []), *(f"{key}={toml_value(value)}" for key, value in shorthand.items() if value)]
+    carried = None
+    if spec is not None:
+        carried = load_spec(spec, changes)
+    elif source != "-":
+        found = open_scores(source).spec
+        base = found or spec_from_dict({"name": "ranking", "model": {"id": "unknown"}})
+        carried = apply_overrides(base, changes) if found or changes else None
+    else:
+        base = spec_from_dict({"name": "ranking", "model": {"id": "unknown"}})
+        carried = apply_overrides(base, changes)
+    if dry_run:
+        typer.echo(dump_spec(carried) if carried else "", nl=False)
+        typer.echo(f"reads {source}; loads no model", err=True)
+        return
+    section = carried.rank if carried is not None else None
+    to_stdout = out is None and source == "-"
+    with progress.closing():
+        result = rank.run(
+            source,
+            spec=carried if source != "-" else None,
+            rank=section,
+            metrics=metric,
+            out=folder_target(out),
+            write=not (is_file_target(out) or to_stdout),
+            force=force,
+            progress=progress,
+        )
+    deliver(result.table, "-" if to_stdout else out, format, result.folder)

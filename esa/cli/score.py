@@ -1,0 +1,57 @@
+"""``esa score``: score every weight of a model."""
+
+from typing import Annotated
+
+import typer
+
+from esa.cli import options
+from esa.cli.options import SPEC
+from esa.cli.session import begin, check_format, deliver, folder_target, handled, is_file_target, read_spec
+
+
+@handled
+def command(
+    spec: options.SpecFile = None,
+    metric: Annotated[
+        list[str] | None, typer.Option("--metric", help="Repeatable. Short for score.metrics.", rich_help_panel=SPEC)
+    ] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option("--seed", help="Repeatable. Short for score.seeds.", rich_help_panel=SPEC)
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Short for model.id.", rich_help_panel=SPEC)] = None,
+    device: Annotated[str | None, typer.Option("--device", help="Short for model.device.", rich_help_panel=SPEC)] = None,
+    overrides: options.Overrides = None,
+    out: options.Out = None,
+    format: options.Format = None,
+    force: options.Force = False,
+    dry_run: options.DryRun = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    threads: options.Threads = None,
+    list_names: options.ListNames = False,
+) -> None:
+    """Score every weight by the spec's metrics, each seed in one shared pass.
+
+    Prints the step's folder on stdout; with -o - the score table, as Parquet.
+
+    Examples: [bold]esa score --spec specs/quickstart.toml[/]
+    [bold]esa score -s s.toml -o - | esa rank - -k 100 | esa perturb -s s.toml --targets -[/]
+    """
+    progress = begin(quiet=quiet, verbose=verbose, threads=threads)
+    format = check_format(format)
+    shorthand = {"score.metrics": metric, "score.seeds": seed, "model.id": model, "model.device": device}
+    chosen = read_spec(spec, overrides, shorthand)
+    if dry_run:
+        from esa.cli.dry_run import print_plan
+
+        print_plan([chosen], ["score"], folder_target(out))
+        return
+    from esa import score
+    from esa.artifact import find_table
+
+    with progress.closing():
+        result = score.run(chosen, out=folder_target(out), force=force, progress=progress)
+    if out is not None and is_file_target(out):
+        deliver(find_table(result.folder, "scores/1"), out, format, None)
+    else:
+        typer.echo(str(result.folder))

@@ -1,0 +1,134 @@
+"""What damage and agreement look like: a frame in, a chart out."""
+
+import math
+import re
+
+import altair as alt
+import polars as pl
+
+from esa.report.frames import log_ticks
+from esa.report.markdown import number
+from esa.report.theme import GROUPS, PALETTE, SHADES, TYPE
+
+_CROSS = "M-.9,-.9L.9,.9M-.9,.9L.9,-.9"
+
+
+def damage_chart(points: pl.DataFrame, effect: str, *, alone: bool = False) -> alt.ConcatChart:
+    """Show the perplexity over the intact one by k and group, a panel per metric, a mark per case.
+
+    ``effect`` names what was done. A case without a perplexity is a cross above the panel. ``alone``: the cases are single
+    weights, one at a time.
+    """
+    metrics = points["metric"].unique(maintain_order=True).to_list()
+    broken = points["ratio"].null_count() > 0
+    panels = [_damage_panel(points, metric, left=n % 2 == 0, single=len(metrics) == 1) for n, metric in enumerate(metrics)]
+    subtitle = ["dashed: intact; a mark per single weight" if alone else "dashed: intact; a mark per draw or repeat"]
+    if broken:
+        subtitle.append("cross above the panel: no finite perplexity")
+    what = f"{effect}: weights one at a time" if alone else f"{effect}: k weights together"
+    return alt.concat(*panels, columns=2, spacing={"row": 10, "column": 12}).properties(
+        title=alt.Title(what, subtitle=subtitle, frame="bounds")
+    )
+
+
+def _damage_panel(points: pl.DataFrame, metric: str, *, left: bool, single: bool) -> alt.LayerChart:
+    rows = points.filter(pl.col("metric") == metric).with_columns(pl.col("k").cast(pl.String))
+    found = points["group"].drop_nulls().unique().to_list()
+    groups = [name for name in GROUPS if name in found] + sorted(set(found) - set(GROUPS))
+    looks = [GROUPS.get(name, ("ink", "cross")) for name in groups]
+    low, high = ratio_domain(points["ratio"])
+    ticks = log_ticks(low, high, 7)
+    ks = [str(k) for k in sorted(points["k"].drop_nulls().unique().to_list())]
+    x = alt.X("k:O", title="weights (k)", scale=alt.Scale(domain=ks), axis=alt.Axis(labelAngle=0, ticks=False))
+    offset = alt.XOffset("group:N", scale=alt.Scale(domain=groups, paddingOuter=0.7))
+    y = alt.Y(
+        "ratio:Q",
+        title="perplexity over intact (ratio)" if left else None,
+        scale=alt.Scale(type="log", domain=[low, high], nice=False),
+        axis=alt.Axis(values=ticks, labels=left, labelExpr=axis_labels(ticks), domain=False, ticks=False),
+    )
+    color = alt.Color(
+        "group:N",
+        title=None,
+        scale=alt.Scale(domain=groups, range=[PALETTE[name] for name, _ in looks]),
+        legend=alt.Legend(orient="bottom", direction="horizontal", symbolOpacity=1, columns=4),
+    )
+    shape = alt.Shape("group:N", title=None, scale=alt.Scale(domain=groups, range=[form for _, form in looks]))
+    intact = alt.Chart(pl.DataFrame({"ratio": [1.0]})).mark_rule(color=PALETTE["ink"], strokeDash=[4, 3], strokeWidth=1)
+    marks = (
+        alt.Chart(rows.filter(pl.col("ratio").is_not_null()))
+        .mark_point(filled=True, size=46, opacity=0.75, stroke="white", strokeWidth=0.5)
+        .encode(x=x, xOffset=offset, y=y, color=color, shape=shape)
+    )
+    layers = [intact.encode(y=y), marks]
+    broken = rows.filter(pl.col("ratio").is_null())
+    if broken.height:
+        cross = alt.Chart(broken).mark_point(shape=_CROSS, size=40, strokeWidth=1.8, filled=False, opacity=1)
+        layers.append(cross.encode(x=x, xOffset=offset, y=alt.value(-7), color=color))
+    return alt.layer(*layers).properties(
+        width=300 if single else 145,
+        height=170 if single else 140,
+        title=alt.Title(metric, fontSize=TYPE, offset=16 if points["ratio"].null_count() else 5),
+    )
+
+
+def heat_map(matrix: pl.DataFrame) -> alt.LayerChart:
+    """Show the Jaccard index of every two lists of top weights, with its value where the cells can hold it."""
+    names = matrix["a"].unique(maintain_order=True).to_list()
+    cell = min(46.0, 260 / len(names))
+    side = round(cell * len(names))
+    axis = {"domain": False, "ticks": False, "labelLimit": 120}
+    if cell < TYPE + 1:  # no room for a label per list: one per metric, in the middle of its seeds
+        metrics: dict[str, list[str]] = {}
+        for name in names:
+            metrics.setdefault(re.sub(r" \d+$", "", name), []).append(name)
+        middles = [members[len(members) // 2] for members in metrics.values()]
+        axis |= {"values": middles, "labelExpr": "replace(datum.label, / [0-9]+$/, '')"}
+    x = alt.X("b:N", sort=names, title=None, axis=alt.Axis(labelAngle=-50, **axis))
+    y = alt.Y("a:N", sort=names, title=None, axis=alt.Axis(**axis))
+    base = alt.Chart(matrix)
+    legend = alt.Legend(orient="bottom", gradientLength=min(220, side), gradientThickness=10, tickCount=5)
+    squares = base.mark_rect(stroke="white", strokeWidth=1 if cell > TYPE else 0.3).encode(
+        x=x,
+        y=y,
+        color=alt.Color(
+            "jaccard:Q",
+            title="Jaccard index (shared over all)",
+            scale=alt.Scale(domain=[0, 1], range=SHADES),
+            legend=legend,
+        ),
+    )
+    layers = [squares]
+    if cell >= 27:
+        shown = "datum.jaccard == 0 ? '0' : datum.jaccard == 1 ? '1' : format(datum.jaccard, '.2f')"
+        ink = alt.condition("datum.jaccard > 0.45", alt.value("#ffffff"), alt.value(PALETTE["ink"]))
+        text = base.mark_text(fontSize=TYPE).transform_calculate(shown=shown)
+        layers.append(text.encode(x=x, y=y, text="shown:N", color=ink))
+    title = alt.Title(f"Agreement of the top {number(matrix['k'][0])} weights", subtitle="by metric and seed", frame="bounds")
+    return alt.layer(*layers).properties(width=side, height=side, title=title)
+
+
+def ratio_domain(ratios: pl.Series) -> tuple[float, float]:
+    """Return an axis that holds every ratio and shows at least 0.8 to 2, so that noise does not look like an effect."""
+    known = ratios.drop_nulls()
+    low = float(known.min()) if known.len() else 1.0  # type: ignore[arg-type]
+    high = float(known.max()) if known.len() else 1.0  # type: ignore[arg-type]
+    low, high = min(0.8, low), max(2.0, high)
+    room = (high / low) ** 0.06
+    return low / room, high * room
+
+
+def axis_labels(values: list[float]) -> str:
+    """Return a Vega expression that gives each tick its label: 0.001 to 1,000 as they are, else a power of ten."""
+    expression = "''"
+    for value in reversed(values):
+        expression = f"datum.value < {value * 1.01!r} ? '{tick_label(value)}' : {expression}"
+    return expression
+
+
+def tick_label(value: float) -> str:
+    """Return ``1,000``, ``0.5``, or ``1e-7``: superscripts are missing in most fonts and would fall back to another."""
+    exponent = math.floor(math.log10(value * (1 + 1e-9)))
+    if -2 <= exponent <= 3:
+        return f"{value:,.{max(0, -exponent)}f}"
+    return f"{round(value / 10.0**exponent)}e{exponent}"

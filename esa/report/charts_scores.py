@@ -1,0 +1,157 @@
+"""What the scores look like: their distribution with its tail, and where in the model they lie."""
+
+import math
+
+import altair as alt
+import polars as pl
+
+from esa.report.charts import axis_labels
+from esa.report.frames import log_ticks
+from esa.report.markdown import number
+from esa.report.theme import PALETTE, TYPE
+
+COMPONENTS = (
+    "embed", "attn.q", "attn.k", "attn.v", "attn.qkv", "attn.o", "mlp.gate", "mlp.up", "mlp.gate_up", "mlp.down", "router",
+    "expert.gate", "expert.up", "expert.gate_up", "expert.down", "norm", "lm_head", "other",
+)  # fmt: skip
+PANEL = 310
+_SHARE = "share of score"
+_WEIGHTS = "share of weights"
+
+
+def distribution_chart(distribution: pl.DataFrame, cuts: pl.DataFrame) -> alt.VConcatChart:
+    """Show how many weights score how much, both axes logarithmic, a panel per metric; ``cuts`` marks the score of rank k."""
+    metrics = distribution["metric"].unique(maintain_order=True).to_list()
+    panels = [
+        _distribution_panel(
+            distribution.filter(pl.col("metric") == metric), cuts.filter(pl.col("metric") == metric), metric, last
+        )
+        for metric, last in zip(metrics, [False] * (len(metrics) - 1) + [True], strict=True)
+    ]
+    subtitle = "bins of an eighth of a decade"
+    if cuts.height:
+        subtitle += "; red: the score at rank " + ", ".join(map(number, sorted(cuts["k"].unique().to_list())))
+    return alt.vconcat(*panels, spacing=8).properties(
+        title=alt.Title("Number of weights by score", subtitle=subtitle, frame="bounds")
+    )
+
+
+def _distribution_panel(rows: pl.DataFrame, cuts: pl.DataFrame, metric: str, last: bool) -> alt.LayerChart:
+    low, high = float(rows["low"].min()), float(rows["high"].max()) * 1.2  # type: ignore[arg-type]
+    top = float(rows["count"].max()) * 2  # type: ignore[arg-type]
+    x_ticks, y_ticks = log_ticks(low, high, 7), log_ticks(0.7, top, 4)
+    x = alt.X(
+        "low:Q",
+        title="score (in the unit of the metric)" if last else None,
+        scale=alt.Scale(type="log", domain=[low, high], nice=False),
+        axis=alt.Axis(values=x_ticks, labelExpr=axis_labels(x_ticks), grid=False),
+    )
+    y = alt.Y(
+        "count:Q",
+        title="weights (count)",
+        scale=alt.Scale(type="log", domain=[0.7, top], nice=False),
+        axis=alt.Axis(values=y_ticks, labelExpr=axis_labels(y_ticks), domain=False, ticks=False),
+    )
+    bars = (
+        alt.Chart(rows.with_columns(pl.lit(0.7).alias("floor")))
+        .mark_rect(color=PALETTE["sky"], stroke=PALETTE["blue"], strokeWidth=0.4)
+        .encode(x=x, x2="high", y=y, y2="floor")
+    )
+    layers: list[alt.Chart] = [bars]
+    if cuts.height:
+        rule = alt.Chart(cuts).mark_rule(color=PALETTE["red"], strokeWidth=1.1)
+        layers.append(rule.encode(x=alt.X("score:Q")))
+        text = alt.Chart(_cut_labels(cuts, low, high)).mark_text(color=PALETTE["red"], fontSize=TYPE, baseline="bottom")
+        layers.append(text.encode(x=alt.X("at:Q"), y=alt.value(-1), text="ks:N"))
+    return alt.layer(*layers).properties(
+        width=PANEL, height=105, title=alt.Title(metric, fontSize=TYPE, anchor="start", offset=4)
+    )
+
+
+def _cut_labels(cuts: pl.DataFrame, low: float, high: float) -> pl.DataFrame:
+    """Return where the labels of the cuts stand; those that would touch become one: ``1, 10``."""
+    labels: list[tuple[list[float], list[str]]] = []
+    for k, score in cuts.sort("k").select("k", "score").iter_rows():
+        at = PANEL * math.log(score / low) / math.log(high / low)
+        if labels and labels[-1][0][-1] - at < 4 * (len(", ".join(labels[-1][1])) + len(number(k))) + 2:
+            labels[-1][0].append(at)
+            labels[-1][1].append(number(k))
+        else:
+            labels.append(([at], [number(k)]))
+    place = [low * (high / low) ** (sum(ats) / len(ats) / PANEL) for ats, _ in labels]
+    return pl.DataFrame({"at": place, "ks": [", ".join(reversed(ks)) for _, ks in labels]})
+
+
+def component_chart(shares: pl.DataFrame) -> alt.ConcatChart:
+    """Show which share of all score lies in which component, a panel per metric, beside the share of the weights."""
+    found = shares["component"].drop_nulls().unique().to_list()
+    order = [name for name in COMPONENTS if name in found] + sorted(set(found) - set(COMPONENTS))
+    metrics = shares["metric"].unique(maintain_order=True).to_list()
+    high = _high(shares)
+    panels = []
+    for place, metric in enumerate(metrics):
+        rows = shares.filter(pl.col("metric") == metric)
+        left = place % 2 == 0
+        y = alt.Y("component:N", sort=order, title=None, axis=alt.Axis(domain=False, ticks=False, labels=left))
+        x = alt.X("score_share:Q", title="share (%)", scale=_linear(high), axis=_share_axis())
+        bars = _look(alt.Chart(rows).mark_bar(height={"band": 0.72}, opacity=1), _SHARE).encode(x=x, y=y)
+        tick = alt.Chart(rows).mark_tick(thickness=2, height={"band": 0.9}, orient="vertical", opacity=1)
+        ticks = _look(tick, _WEIGHTS).encode(x=alt.X("weight_share:Q", scale=_linear(high)), y=y)
+        panels.append(
+            alt.layer(bars, ticks).properties(
+                width=285 if len(metrics) == 1 else 138,
+                height=17 * len(order),
+                title=alt.Title(metric, fontSize=TYPE, offset=5),
+            )
+        )
+    return alt.concat(*panels, columns=2, spacing={"row": 10, "column": 14}).properties(
+        title=alt.Title("Where the score lies, by component", frame="bounds")
+    )
+
+
+def depth_chart(shares: pl.DataFrame) -> alt.VConcatChart:
+    """Show which share of all score lies in which block, a panel per metric, beside the share of the weights."""
+    blocks = shares.filter(pl.col("block").is_not_null())
+    num_blocks = int(blocks["block"].max()) + 1  # type: ignore[arg-type]
+    step = next(step for step in (1, 2, 5, 10, 20, 50, 100, num_blocks) if num_blocks / step <= 8)
+    metrics = blocks["metric"].unique(maintain_order=True).to_list()
+    high = _high(blocks)
+    panels = []
+    for metric in metrics:
+        rows = blocks.filter(pl.col("metric") == metric)
+        last = metric == metrics[-1]
+        x = alt.X(
+            "block:O",
+            title="block" if last else None,
+            scale=alt.Scale(domain=list(range(num_blocks)), paddingInner=0.15),
+            axis=alt.Axis(values=list(range(0, num_blocks, step)), labelAngle=0, labels=last, ticks=last),
+        )
+        y = alt.Y("score_share:Q", title="share (%)", scale=_linear(high), axis=_share_axis())
+        bars = _look(alt.Chart(rows).mark_bar(opacity=1), _SHARE).encode(x=x, y=y)
+        tick = alt.Chart(rows).mark_tick(thickness=2, width={"band": 1.0}, orient="horizontal", opacity=1)
+        ticks = _look(tick, _WEIGHTS).encode(x=x, y=alt.Y("weight_share:Q", scale=_linear(high)))
+        title = alt.Title(metric, fontSize=TYPE, offset=5)
+        panels.append(alt.layer(bars, ticks).properties(width=PANEL, height=90, title=title))
+    return alt.vconcat(*panels, spacing=8).properties(title=alt.Title("Where the score lies, by block", frame="bounds"))
+
+
+def _high(shares: pl.DataFrame) -> float:
+    """Return the end of the axis that all panels share."""
+    return 1.04 * max(float(shares[column].max() or 0) for column in ("score_share", "weight_share"))  # type: ignore[arg-type]
+
+
+def _linear(high: float) -> alt.Scale:
+    return alt.Scale(domain=[0, high], nice=False)
+
+
+def _share_axis() -> alt.Axis:
+    percent = "format(datum.value * 100, ',~r')"
+    return alt.Axis(labelExpr=percent, tickCount=4, domain=False, ticks=False, labelFlush=False)
+
+
+def _look(chart: alt.Chart, name: str) -> alt.Chart:
+    legend = alt.Legend(orient="bottom", direction="horizontal", symbolType="square", symbolOpacity=1)
+    scale = alt.Scale(domain=[_SHARE, _WEIGHTS], range=[PALETTE["sky"], PALETTE["ink"]])
+    return chart.transform_calculate(kind=f"'{name}'").encode(
+        color=alt.Color("kind:N", title=None, scale=scale, legend=legend)
+    )

@@ -1,0 +1,140 @@
+"""The report's tables as Markdown: worst single weights, damage, agreement, bit faults."""
+
+from typing import Any
+
+import polars as pl
+
+from esa.report.frames import largest_k
+from esa.report.markdown import MISSING, code, escape, number, spread, table
+from esa.report.tables import collapse, fault_summary, label
+
+WORST_SHOWN = 10
+
+
+def worst_table(worst: pl.DataFrame) -> str:
+    """Return the most harmful single weights, ``WORST_SHOWN`` at most."""
+    rows = []
+    for row in worst.head(WORST_SHOWN).iter_rows(named=True):
+        repeats = f" (worst of {number(row['repeats'])})" if row["repeats"] > 1 else ""
+        rows.append([
+            code(row["target"]), number(row["weight"]), escape(row["metrics"]) or MISSING,
+            escape(label(row["method"], row["options"])) + repeats, _one_ppl(row), number(row["ratio"]), _delta(row),
+            escape(row["outcome"]),
+        ])  # fmt: skip
+    header = ["weight", "value", "rank by metric", "method", "perplexity", "ratio", "delta NLL (nats per token)", "outcome"]
+    return table(header, rows, "lrllrrrl")
+
+
+def damage_table(damage: pl.DataFrame) -> str:
+    """Return the damage of every method, metric, group and k; draws and repeats as ``mean [min, max]``."""
+    rows = []
+    for row in collapse(damage).iter_rows(named=True):
+        floor = "within the noise floor, " if row["below_floor"] else ""
+        rows.append([
+            escape(label(row["method"], row["options"])), escape(row["unit"]), escape(row["metric"] or "all"),
+            escape(row["group"]), number(row["k"]), number(row["cases"]), _ppl(row), number(row["ratio"]), _delta(row),
+            number(row["accuracy"]), number(row["agreement"]), number(row["kl"]), floor + escape(row["outcome"]),
+        ])  # fmt: skip
+    header = [
+        "method", "unit", "metric", "group", "k", "cases", "perplexity", "ratio", "delta NLL", "accuracy", "agreement", "KL",
+        "outcome",
+    ]  # fmt: skip
+    return table(header, rows, "llllrrrrrrrrl")
+
+
+def intact_line(damage: pl.DataFrame) -> str:
+    """Return the intact model's numbers and the noise floor."""
+    row = damage.row(0, named=True)
+    parts = [f"perplexity {number(row['ppl_base'])}", f"mean NLL {number(row['nll_base'])} nats per token"]
+    if row["accuracy_base"] is not None:
+        parts.append(f"token accuracy {number(row['accuracy_base'])}")
+    if row["noise_floor"] is not None:
+        parts.append(f"noise floor {number(row['noise_floor'])} nats per token")
+    return f"Intact: {', '.join(parts)}."
+
+
+def fault_table(faults: pl.DataFrame, damage: pl.DataFrame) -> str:
+    """Return the flipped bits by field of the stored number."""
+    rows = []
+    for row in fault_summary(faults, damage).iter_rows(named=True):
+        bits = ", ".join(str(bit) for bit in row["bits"])
+        worst = "overflow" if row["overflow"] else number(row["ppl_max"])
+        mean = "overflow" if row["overflow"] else number(row["ppl_mean"])
+        cells = [escape(row["field"]), bits, number(row["flips"]), number(row["cases"]), number(row["ppl_base"])]
+        rows.append([*cells, mean, worst, escape(row["outcome"])])
+    header = ["field", "bits", "flips", "cases", "intact perplexity", "mean perplexity", "largest perplexity", "outcome"]
+    return table(header, rows, "llrrrrrl")
+
+
+def agreement_table(overlap: pl.DataFrame) -> str:
+    """Return, per two metrics (or one and its seeds), k and unit, the mean Jaccard index beside what chance gives."""
+    pairs = overlap.with_columns(
+        pl.coalesce("metric_a", "label_a").alias("first"), pl.coalesce("metric_b", "label_b").alias("second")
+    )
+    means = pairs.group_by("first", "second", "by", "k", maintain_order=True).agg(
+        pl.len().alias("pairs"),
+        pl.col("jaccard").mean(),
+        pl.col("jaccard").min().alias("low"),
+        pl.col("jaccard").max().alias("high"),
+        pl.col("expected_jaccard").mean(),
+        pl.col("rbo").mean(),
+    )
+    rows = [
+        [
+            escape(row["first"]), escape(row["second"]), escape(row["by"]), number(row["k"]), number(row["pairs"]),
+            spread(row["jaccard"], row["low"], row["high"]), number(row["expected_jaccard"]), number(row["rbo"]),
+        ]
+        for row in means.iter_rows(named=True)
+    ]  # fmt: skip
+    header = ["list", "and list", "by", "k", "pairs", "Jaccard", "by chance", "rank-biased overlap"]
+    return table(header, rows, "lllrrrrr")
+
+
+def stability_lines(summary: dict[str, Any]) -> list[str]:
+    """Return a line per entry of ``stability_summary.json`` that holds a mean Jaccard index."""
+    lines = []
+    for name, entry in _entries(summary, ()):
+        mean, std, seeds = entry.get("jaccard_mean"), entry.get("jaccard_std"), entry.get("num_seeds")
+        parts = [f"mean Jaccard {number(mean)}"]
+        if std is not None:
+            parts[0] += f" (standard deviation {number(std)})"
+        if isinstance(entry.get("jaccard_all"), list):
+            parts.append(f"{number(len(entry['jaccard_all']))} pairs")
+        if seeds is not None:
+            parts.append(f"{number(seeds)} seeds")
+        if isinstance(entry.get("topk_overlap_size"), int | float):
+            parts.append(f"{number(entry['topk_overlap_size'])} weights in every list")
+        k = f", k = {number(entry['k'])}" if isinstance(entry.get("k"), int) else ""
+        lines.append(f"{escape(name)}{k}: {', '.join(parts)}." if name or k else f"All lists: {', '.join(parts)}.")
+    return lines
+
+
+def has_matrix(overlap: pl.DataFrame) -> bool:
+    """Tell whether any two lists were compared by weight: without them there is no heat map."""
+    return bool(largest_k(overlap)["jaccard"].drop_nulls().len())
+
+
+def _entries(content: Any, path: tuple[str, ...]) -> list[tuple[str, dict[str, Any]]]:
+    if isinstance(content, list):
+        return [found for item in content for found in _entries(item, path)]
+    if not isinstance(content, dict):
+        return []
+    name = ", ".join([*path, *([str(content["metric"])] if content.get("metric") else [])])
+    own = [(name, content)] if "jaccard_mean" in content else []
+    return own + [found for key, value in content.items() for found in _entries(value, (*path, str(key)))]
+
+
+def _ppl(row: dict[str, Any]) -> str:
+    if row["overflow"]:
+        return "overflow"
+    return spread(row["ppl_mean"], row["ppl_min"], row["ppl_max"])
+
+
+def _one_ppl(row: dict[str, Any]) -> str:
+    return "overflow" if row["ppl"] is None and row["delta_nll"] is not None else number(row["ppl"])
+
+
+def _delta(row: dict[str, Any]) -> str:
+    low, high = row["delta_low"], row["delta_high"]
+    interval = f" [{number(low)}, {number(high)}]" if low is not None and high is not None else ""
+    return number(row["delta_nll"]) + interval
