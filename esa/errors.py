@@ -1,13 +1,13 @@
 """Every failure that is reported to a person as text, and the exit code it ends with.
 
-    EsaError (3)
-    |- SpecError        a spec that does not hold: all its problems at once
-    |- ArtifactError    a table, manifest or run folder that cannot be read or used
-    |- DataError        a text source that is missing or too short
-    |- ModelError       a model that cannot be found, loaded or walked
-    |- TargetError      an address that names no weight of the model
-    |- SelectionError   a ranking that the scores cannot give
-    '- CheckError (4)   the work is done and a check on it failed
+EsaError (3)
+|- SpecError        a spec that does not hold: all its problems at once
+|- ArtifactError    a table, manifest or run folder that cannot be read or used
+|- DataError        a text source that is missing or too short
+|- ModelError       a model that cannot be found, loaded or walked
+|- TargetError      an address that names no weight of the model
+|- SelectionError   a ranking that the scores cannot give
+'- CheckError (4)   the work is done and a check on it failed
 """
 
 EXIT_OK = 0

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import re
 from pathlib import Path
 
@@ -65,8 +66,8 @@ def _older(data: bytes, header: list[str], name: str) -> pl.DataFrame:
         try:
             value = float(row[score]) if score and row[score] else None
         except ValueError:
-            raise ArtifactError(f"{row[score]!r} is not a number", where=f"{name}:{line}: {score}") from None  # type: ignore[index]
-        if value is not None and value != value:
+            raise ArtifactError(f"{row[score]!r} is not a number", where=f"{name}:{line}: {score}") from None
+        if value is not None and math.isnan(value):
             raise ArtifactError("NaN is not a score", where=f"{name}:{line}: {score}")
         single = len(numbers) == 1
         rows.append(

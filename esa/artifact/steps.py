@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from esa.artifact.files import replacing, sha256_of, write_text
-from esa.artifact.manifest import command_line, environment, now, peak_memory_bytes, read_manifest, write_manifest
 from esa.artifact.manifest import MANIFEST as MANIFEST_NAME
+from esa.artifact.manifest import command_line, environment, now, peak_memory_bytes, read_manifest, write_manifest
 from esa.artifact.schemas import SCHEMA_VERSION
 from esa.artifact.tables import Table, read_table, to_json, write_table
 from esa.errors import ArtifactError
@@ -95,7 +95,13 @@ class Step:
     def meta(self, **more: str) -> dict[str, str]:
         """Return what the step's Parquet files carry."""
         spec = {"name": self.spec.name, **self.keys}
-        return {"run": self.id, "spec": to_json(spec), "inputs": to_json(self.inputs), "version": str(SCHEMA_VERSION), **more}
+        return {
+            "run": self.id,
+            "spec": to_json(spec),
+            "inputs": to_json(self.inputs),
+            "version": str(SCHEMA_VERSION),
+            **more,
+        }
 
     def write(self, table: Table, name: str) -> Path:
         """Write a table of this step and return its path."""
@@ -162,7 +168,7 @@ def table_path(folder: Path, kind: str) -> Path:
     manifest = read_manifest(folder)
     for name, found in manifest["kinds"].items():
         if found == kind:
-            return folder / name
+            return folder / str(name)
     raise ArtifactError(
         f"is a {manifest['step']} step and holds {', '.join(manifest['kinds'].values())}, not {kind}", where=str(folder)
     )

@@ -26,7 +26,8 @@ class Table:
     """A frame with the columns of its ``kind``, and what its file carries beside it.
 
     ``meta`` is text by name: ``run``, ``spec``, ``inputs``, ``version``, and for scores ``anatomy`` (JSON rows of
-    parameter, layer, block, component, shape, numel, output_axis, input_axis, expert_axis, uses), so that a score table is complete also in a pipe.
+    parameter, layer, block, component, shape, numel, output_axis, input_axis, expert_axis, uses), so that a score table is
+    complete also in a pipe.
     """
 
     kind: str
@@ -47,7 +48,7 @@ def make_table(kind: str, rows: pl.DataFrame | list[dict[str, object]], meta: Ma
     )
     for name, dtype in schema.items():
         if dtype in (pl.Float32, pl.Float64) and not frame[name].is_finite().fill_null(True).all():
-            row = (~frame[name].is_finite().fill_null(True)).arg_max()
+            row = (~frame[name].is_finite().fill_null(True)).arg_max() or 0
             raise ArtifactError(f"row {row}: {frame[name][row]}; a number is finite or null", where=f"{kind}: {name}")
     return Table(kind, frame, dict(meta or {}))
 
@@ -136,7 +137,9 @@ def _decode_parquet(data: bytes, kind: str, name: str, columns: list[str] | None
     except (pl.exceptions.PolarsError, OSError) as error:
         raise ArtifactError(f"cannot be read as Parquet: {str(error).splitlines()[0]}", where=name) from None
     _require_columns(frame.columns, kind, name, columns)
-    carried = {key.removeprefix("esa."): value for key, value in meta.items() if key.startswith("esa.") and key != "esa.kind"}
+    carried = {
+        key.removeprefix("esa."): value for key, value in meta.items() if key.startswith("esa.") and key != "esa.kind"
+    }
     if columns is not None:
         return Table(kind, frame, carried)
     return make_table(kind, frame, carried)

@@ -114,7 +114,12 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
     """Print a table on standard error; the columns named in ``right`` are right-aligned."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold", title_style="bold")
     for name in header:
-        table.add_column(name, justify="right" if name in right else "left", no_wrap=name not in ("address", "outcome"), overflow="fold")
+        table.add_column(
+            name,
+            justify="right" if name in right else "left",
+            no_wrap=name not in ("address", "outcome"),
+            overflow="fold",
+        )
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
     console = stderr_console()

@@ -58,7 +58,11 @@ def _plan(spec: Spec, steps: Sequence[str], out: Path | None) -> list[str]:
 
 
 def _evaluations(spec: Spec) -> str:
-    groups = {"top_k": len(spec.score.metrics), "bottom_k": len(spec.score.metrics), "matched_k": len(spec.score.metrics)}
+    groups = {
+        "top_k": len(spec.score.metrics),
+        "bottom_k": len(spec.score.metrics),
+        "matched_k": len(spec.score.metrics),
+    }
     groups["random_k"] = spec.rank.draws
     seeds = len(spec.score.seeds) if spec.rank.seeds == "all" else 1
     most = 0

@@ -13,10 +13,13 @@ from esa.cli.session import begin, check_format, deliver, folder_target, handled
 def command(
     spec: options.SpecFile = None,
     text: Annotated[
-        str | None, typer.Option("--text", help="builtin:NAME or file:PATH. Short for eval.source.", rich_help_panel=SPEC)
+        str | None,
+        typer.Option("--text", help="builtin:NAME or file:PATH. Short for eval.source.", rich_help_panel=SPEC),
     ] = None,
     model: Annotated[str | None, typer.Option("--model", help="Short for model.id.", rich_help_panel=SPEC)] = None,
-    device: Annotated[str | None, typer.Option("--device", help="Short for model.device.", rich_help_panel=SPEC)] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="Short for model.device.", rich_help_panel=SPEC)
+    ] = None,
     overrides: options.Overrides = None,
     out: options.Out = None,
     format: options.Format = None,
@@ -47,6 +50,8 @@ def command(
     with progress.closing():
         result = eval.run(chosen, out=folder_target(out), force=force, progress=progress)
     if not quiet and not is_file_target(out):
-        rows = [[row["metric"], number(row["value"], 5), number(row["stderr"], 2)] for row in result.table.frame.to_dicts()]
+        rows = [
+            [row["metric"], number(row["value"], 5), number(row["stderr"], 2)] for row in result.table.frame.to_dicts()
+        ]
         print_table(f"{chosen.eval.source}", ["metric", "value", "stderr"], rows, right=["value", "stderr"])
     deliver(result.table, out, format, result.folder)

@@ -32,33 +32,59 @@ SpecFile = Annotated[
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Change one key: score.metrics=['obd']. Repeatable.", metavar="KEY=VALUE", rich_help_panel=SPEC),
+    typer.Option(
+        "--set", help="Change one key: score.metrics=['obd']. Repeatable.", metavar="KEY=VALUE", rich_help_panel=SPEC
+    ),
 ]
 Out = Annotated[
     str | None,
     typer.Option(
-        "--out", "-o", help="Where to: a folder, a .csv or .parquet file, or - for stdout.", metavar="PATH", rich_help_panel=OUTPUT
+        "--out",
+        "-o",
+        help="Where to: a folder, a .csv or .parquet file, or - for stdout.",
+        metavar="PATH",
+        rich_help_panel=OUTPUT,
     ),
 ]
 Format = Annotated[
     str | None,
-    typer.Option("--format", "-f", help="csv or parquet, where the suffix does not say.", metavar="FORMAT", rich_help_panel=OUTPUT),
+    typer.Option(
+        "--format",
+        "-f",
+        help="csv or parquet, where the suffix does not say.",
+        metavar="FORMAT",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Do it again even if it is complete.", rich_help_panel=OUTPUT)]
 DryRun = Annotated[
     bool,
-    typer.Option("--dry-run", "-n", help="Print spec, passes, memory and outputs; touch nothing.", rich_help_panel=OUTPUT),
+    typer.Option(
+        "--dry-run", "-n", help="Print spec, passes, memory and outputs; touch nothing.", rich_help_panel=OUTPUT
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.", rich_help_panel=TALK)]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more; show where a content error was raised.", rich_help_panel=TALK)]
-Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; all by default.", rich_help_panel=TALK)]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Say more; show where a content error was raised.", rich_help_panel=TALK)
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="CPU threads; all by default.", rich_help_panel=TALK)
+]
 ListNames = Annotated[
     bool,
-    typer.Option("--list", help="List metrics, groups, methods and tasks.", callback=_show_names, is_eager=True, rich_help_panel=TALK),
+    typer.Option(
+        "--list",
+        help="List metrics, groups, methods and tasks.",
+        callback=_show_names,
+        is_eager=True,
+        rich_help_panel=TALK,
+    ),
 ]
 Version = Annotated[
-    bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True, rich_help_panel=TALK)
+    bool,
+    typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True, rich_help_panel=TALK),
 ]
 Ks = Annotated[
-    list[int] | None, typer.Option("-k", help="How many weights; repeatable. Short for rank.k.", metavar="K", rich_help_panel=SPEC)
+    list[int] | None,
+    typer.Option("-k", help="How many weights; repeatable. Short for rank.k.", metavar="K", rich_help_panel=SPEC),
 ]

@@ -13,22 +13,35 @@ from esa.cli.session import begin, check_format, deliver, folder_target, handled
 @handled
 def command(
     sources: Annotated[
-        list[str], typer.Argument(help="Rank folders, rankings, older lists, or - for stdin.", metavar="RANKING...", show_default=False)
+        list[str],
+        typer.Argument(
+            help="Rank folders, rankings, older lists, or - for stdin.", metavar="RANKING...", show_default=False
+        ),
     ],
     spec: options.SpecFile = None,
     by: Annotated[
         list[str] | None,
         typer.Option(
-            "--by", help="weight, output, input, layer, block, component; repeatable. Short for overlap.by.", rich_help_panel=SPEC
+            "--by",
+            help="weight, output, input, layer, block, component; repeatable. Short for overlap.by.",
+            rich_help_panel=SPEC,
         ),
     ] = None,
-    k: Annotated[list[int] | None, typer.Option("-k", help="At these K; repeatable. Short for overlap.k.", rich_help_panel=SPEC)] = None,
+    k: Annotated[
+        list[int] | None, typer.Option("-k", help="At these K; repeatable. Short for overlap.k.", rich_help_panel=SPEC)
+    ] = None,
     p: Annotated[
-        float | None, typer.Option("-p", help="Persistence of rank-biased overlap. Short for overlap.p.", rich_help_panel=SPEC)
+        float | None,
+        typer.Option("-p", help="Persistence of rank-biased overlap. Short for overlap.p.", rich_help_panel=SPEC),
     ] = None,
     universe: Annotated[
         int | None,
-        typer.Option("--universe", min=1, help="How many weights the lists were drawn from. Short for overlap.universe.", rich_help_panel=SPEC),
+        typer.Option(
+            "--universe",
+            min=1,
+            help="How many weights the lists were drawn from. Short for overlap.universe.",
+            rich_help_panel=SPEC,
+        ),
     ] = None,
     overrides: options.Overrides = None,
     out: options.Out = None,
@@ -72,7 +85,9 @@ def command(
                 sources, spec=chosen, universe=section.universe, out=folder_target(out), force=force, progress=progress
             )
         else:
-            result = overlap.run(sources, by=section.by, k=section.k, p=section.p, universe=section.universe, progress=progress)
+            result = overlap.run(
+                sources, by=section.by, k=section.k, p=section.p, universe=section.universe, progress=progress
+            )
     if result.summary is not None and not quiet:
         typer.echo(json.dumps(result.summary, indent=2), err=True)
     deliver(result.table, out if result.folder or out else "-", format, result.folder)

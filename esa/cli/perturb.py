@@ -15,25 +15,33 @@ def command(
     spec: options.SpecFile = None,
     targets: Annotated[
         str | None,
-        typer.Option("--targets", help="Ranking: a rank folder, a CSV or Parquet file, or - for stdin.", metavar="PATH"),
+        typer.Option(
+            "--targets", help="Ranking: a rank folder, a CSV or Parquet file, or - for stdin.", metavar="PATH"
+        ),
     ] = None,
     target: Annotated[
         list[str] | None, typer.Option("--target", help="One weight, PARAMETER:I,J. Repeatable.", metavar="ADDRESS")
     ] = None,
     method: Annotated[
         list[str] | None,
-        typer.Option("--method", help="Repeatable; replaces the spec's methods. Short for perturb.", rich_help_panel=SPEC),
+        typer.Option(
+            "--method", help="Repeatable; replaces the spec's methods. Short for perturb.", rich_help_panel=SPEC
+        ),
     ] = None,
     option: Annotated[
         list[str] | None,
-        typer.Option("--option", help="Option of every --method: sigma=0.1.", metavar="KEY=VALUE", rich_help_panel=SPEC),
+        typer.Option(
+            "--option", help="Option of every --method: sigma=0.1.", metavar="KEY=VALUE", rich_help_panel=SPEC
+        ),
     ] = None,
     unit: Annotated[
         str | None, typer.Option("--unit", help="joint or single. Short for every method's unit.", rich_help_panel=SPEC)
     ] = None,
     k: options.Ks = None,
     model: Annotated[str | None, typer.Option("--model", help="Short for model.id.", rich_help_panel=SPEC)] = None,
-    device: Annotated[str | None, typer.Option("--device", help="Short for model.device.", rich_help_panel=SPEC)] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="Short for model.device.", rich_help_panel=SPEC)
+    ] = None,
     overrides: options.Overrides = None,
     out: options.Out = None,
     format: options.Format = None,

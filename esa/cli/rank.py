@@ -11,26 +11,41 @@ from esa.cli.session import begin, check_format, deliver, folder_target, handled
 
 @handled
 def command(
-    source: Annotated[str, typer.Argument(help="Score folder, score table, or - for stdin.", metavar="SCORES", show_default=False)],
+    source: Annotated[
+        str, typer.Argument(help="Score folder, score table, or - for stdin.", metavar="SCORES", show_default=False)
+    ],
     spec: options.SpecFile = None,
     k: options.Ks = None,
     mode: Annotated[
         str | None,
-        typer.Option("--mode", help="global, per_layer, per_block or per_component. Short for rank.mode.", rich_help_panel=SPEC),
+        typer.Option(
+            "--mode", help="global, per_layer, per_block or per_component. Short for rank.mode.", rich_help_panel=SPEC
+        ),
     ] = None,
     group: Annotated[
         list[str] | None,
-        typer.Option("--group", help="top_k, bottom_k, random_k, matched_k; repeatable. Short for rank.groups.", rich_help_panel=SPEC),
+        typer.Option(
+            "--group",
+            help="top_k, bottom_k, random_k, matched_k; repeatable. Short for rank.groups.",
+            rich_help_panel=SPEC,
+        ),
     ] = None,
-    draws: Annotated[int | None, typer.Option("--draws", help="Draws of random_k. Short for rank.draws.", rich_help_panel=SPEC)] = None,
+    draws: Annotated[
+        int | None, typer.Option("--draws", help="Draws of random_k. Short for rank.draws.", rich_help_panel=SPEC)
+    ] = None,
     aggregate: Annotated[
         str | None,
-        typer.Option("--aggregate", help="weight, output, input or tensor. Short for rank.aggregate.", rich_help_panel=SPEC),
+        typer.Option(
+            "--aggregate", help="weight, output, input or tensor. Short for rank.aggregate.", rich_help_panel=SPEC
+        ),
     ] = None,
     statistic: Annotated[
-        str | None, typer.Option("--statistic", help="sum, max or count. Short for rank.statistic.", rich_help_panel=SPEC)
+        str | None,
+        typer.Option("--statistic", help="sum, max or count. Short for rank.statistic.", rich_help_panel=SPEC),
     ] = None,
-    metric: Annotated[list[str] | None, typer.Option("--metric", help="Only these of the scored metrics; repeatable.")] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option("--metric", help="Only these of the scored metrics; repeatable.")
+    ] = None,
     overrides: options.Overrides = None,
     out: options.Out = None,
     format: options.Format = None,

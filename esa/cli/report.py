@@ -11,8 +11,12 @@ from esa.cli.session import begin, handled
 
 @handled
 def command(
-    sources: Annotated[list[Path], typer.Argument(help="A run's folder, or its step folders.", metavar="RUN", show_default=False)],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the report.", rich_help_panel=options.OUTPUT)] = None,
+    sources: Annotated[
+        list[Path], typer.Argument(help="A run's folder, or its step folders.", metavar="RUN", show_default=False)
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder of the report.", rich_help_panel=options.OUTPUT)
+    ] = None,
     force: options.Force = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,

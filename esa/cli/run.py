@@ -16,11 +16,19 @@ STEPS = ("score", "rank", "perturb", "overlap", "report")
 def command(
     spec: options.SpecFile = None,
     model: Annotated[str | None, typer.Option("--model", help="Short for model.id.", rich_help_panel=SPEC)] = None,
-    device: Annotated[str | None, typer.Option("--device", help="Short for model.device.", rich_help_panel=SPEC)] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="Short for model.device.", rich_help_panel=SPEC)
+    ] = None,
     overrides: options.Overrides = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Folder that the run's own folder goes into; outputs by default.", metavar="FOLDER", rich_help_panel=options.OUTPUT),
+        typer.Option(
+            "--out",
+            "-o",
+            help="Folder that the run's own folder goes into; outputs by default.",
+            metavar="FOLDER",
+            rich_help_panel=options.OUTPUT,
+        ),
     ] = None,
     force: options.Force = False,
     dry_run: options.DryRun = False,

@@ -19,7 +19,9 @@ def command(
         list[int] | None, typer.Option("--seed", help="Repeatable. Short for score.seeds.", rich_help_panel=SPEC)
     ] = None,
     model: Annotated[str | None, typer.Option("--model", help="Short for model.id.", rich_help_panel=SPEC)] = None,
-    device: Annotated[str | None, typer.Option("--device", help="Short for model.device.", rich_help_panel=SPEC)] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="Short for model.device.", rich_help_panel=SPEC)
+    ] = None,
     overrides: options.Overrides = None,
     out: options.Out = None,
     format: options.Format = None,

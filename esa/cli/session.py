@@ -50,7 +50,9 @@ def read_spec(path: Path | None, overrides: Sequence[str] | None, shorthand: Map
     return load_spec(_spec_path(path), _all_overrides(overrides, shorthand))
 
 
-def read_sweep(path: Path | None, overrides: Sequence[str] | None, shorthand: Mapping[str, Any] | None = None) -> list["Spec"]:
+def read_sweep(
+    path: Path | None, overrides: Sequence[str] | None, shorthand: Mapping[str, Any] | None = None
+) -> list["Spec"]:
     """Return every run that ``--spec`` describes."""
     from esa.spec import load_sweep
 
@@ -115,5 +117,3 @@ def deliver(table: "Table", out: str | None, format: str | None, folder: Path | 
         write_table(table, out, format)
     elif folder is not None:
         typer.echo(str(folder))
-
-

@@ -19,7 +19,14 @@ def print_summary(
         print_worst(damage, ranking, manifest["model"])
     if stability is not None:
         rows = [
-            [metric, k, number(one["jaccard_mean"], 3), number(one["jaccard_std"], 2), number(one["num_seeds"]), number(one["topk_overlap_size"])]
+            [
+                metric,
+                k,
+                number(one["jaccard_mean"], 3),
+                number(one["jaccard_std"], 2),
+                number(one["num_seeds"]),
+                number(one["topk_overlap_size"]),
+            ]
             for metric, found in stability["metrics"].items()
             for k, one in found["k"].items()
         ]
@@ -52,7 +59,14 @@ def print_worst(damage: pl.DataFrame, ranking: pl.DataFrame, model: Mapping[str,
     from esa.report.tables import worst_single
 
     rows = [
-        [row["target"], number(row["weight"]), number(row["ppl"]), _times(row["ratio"]), number(row["delta_nll"], 3), row["metrics"] or "-"]
+        [
+            row["target"],
+            number(row["weight"]),
+            number(row["ppl"]),
+            _times(row["ratio"]),
+            number(row["delta_nll"], 3),
+            row["metrics"] or "-",
+        ]
         for row in worst_single(damage, ranking).head(_WORST).to_dicts()
     ]
     header = ["address", "weight", "perplexity", "x intact", "delta NLL", "rank by metric"]

@@ -21,7 +21,8 @@ def source_path(source: str) -> Path:
     if kind == "builtin":
         if name not in CORPORA:
             raise DataError(
-                f"'{name}' is not a built-in text{suggest(name, list(CORPORA))}; known: {', '.join(CORPORA)}", where=source
+                f"'{name}' is not a built-in text{suggest(name, list(CORPORA))}; known: {', '.join(CORPORA)}",
+                where=source,
             )
         return Path(str(files("esa.data").joinpath("corpora", f"{name}.txt")))
     path = Path(name).expanduser()

@@ -21,9 +21,7 @@ class Evaluator:
     def __init__(self, loaded: LoadedModel, windows: TokenWindows, batch_tokens: int) -> None:
         self.loaded = loaded
         self.vocabulary = int(loaded.model.get_output_embeddings().weight.shape[0])
-        self.batches = [
-            torch.tensor(batch, device=loaded.device) for batch in _batches(windows.ids, batch_tokens)
-        ]
+        self.batches = [torch.tensor(batch, device=loaded.device) for batch in _batches(windows.ids, batch_tokens)]
         self._states: list[list[Tensor]] = []  # per batch, the input of every block and the output of the last
         self._logits: list[Tensor] = []
 

@@ -95,12 +95,10 @@ def text_config(model: nn.Module) -> Any:
     return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
-def describe(model: nn.Module) -> dict[str, ParameterInfo]:
+def describe(model: Any) -> dict[str, ParameterInfo]:
     """Return a description of every parameter, in ``named_parameters()`` order; a tied tensor appears once."""
-    prefix, blocks = decoder_blocks(model)
-    block_of = {
-        id(module): number for number, block in enumerate(blocks) for module in block.modules()
-    }
+    _, blocks = decoder_blocks(model)
+    block_of = {id(module): number for number, block in enumerate(blocks) for module in block.modules()}
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -148,7 +146,9 @@ def _component(
 def _axes(owner: nn.Module, ndim: int) -> tuple[int | None, int | None, int | None]:
     """Return the output, input and expert axis of a stored tensor."""
     if ndim == 3:
-        transposed = bool(getattr(owner, "is_transposed", False))  # set by transformers on fused experts stored (in, out)
+        transposed = bool(
+            getattr(owner, "is_transposed", False)
+        )  # set by transformers on fused experts stored (in, out)
         return (2, 1, 0) if transposed else (1, 2, 0)
     if ndim != 2:
         return (0 if ndim == 1 else None), None, None

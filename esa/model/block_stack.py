@@ -5,7 +5,7 @@ arguments that the model passes them (masks, rotary tables, positions) and hand 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,7 @@ class BlockStack:
     The chain of the three gives the model's own logits bit for bit: checked when the stack is made.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         self.model = model
         self.name, self.blocks = decoder_blocks(model)
         self._returns: list[int | None] = [None] * len(self.blocks)  # length of a returned tuple, None for a tensor
@@ -68,10 +68,8 @@ class BlockStack:
             return forward
 
         with self._replaced({number: capture(number) for number in range(len(self.blocks))}):
-            try:
+            with suppress(_Stop):
                 self._call(input_ids)
-            except _Stop:
-                pass
         if len(captured) != len(self.blocks):
             raise ModelError(f"{type(self.model).__name__} ran {len(captured)} of its {len(self.blocks)} blocks")
         return Prologue(input_ids, first[0], captured)
@@ -80,7 +78,8 @@ class BlockStack:
         """Return block ``number``'s output ``(batch, tokens, d_model)`` for a hidden state of the same shape."""
         args, kwargs = prologue.arguments[number]
         output = self.blocks[number](hidden, *args, **kwargs)
-        return output[0] if isinstance(output, tuple) else output
+        result: Tensor = output[0] if isinstance(output, tuple) else output
+        return result
 
     def head(self, hidden: Tensor, input_ids: Tensor, *, on_head: Callable[[], None] | None = None) -> Tensor:
         """Return logits ``(batch, tokens, vocabulary)`` from the last block's output; ``on_head`` is called before."""
@@ -165,7 +164,8 @@ class BlockStack:
             )
 
     def _device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        device: torch.device = next(self.model.parameters()).device
+        return device
 
 
 def _split_hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, tuple[Any, ...], dict[str, Any]]:

@@ -29,7 +29,7 @@ class LoadedModel:
     every storage number exactly.
     """
 
-    model: nn.Module
+    model: Any  # a transformers.PreTrainedModel: an nn.Module with a configuration
     tokenizer: Any
     stack: BlockStack
     table: dict[str, ParameterInfo]
@@ -67,9 +67,7 @@ def load_model(section: ModelSection, progress: Progress | None = None) -> Loade
     return loaded
 
 
-def prepare(
-    model: nn.Module, tokenizer: Any, section: ModelSection, device: torch.device | None = None
-) -> LoadedModel:
+def prepare(model: Any, tokenizer: Any, section: ModelSection, device: torch.device | None = None) -> LoadedModel:
     """Return a model that is already in memory, ready for scoring: eval mode, compute dtype, device, described and proven.
 
     Fused experts run one by one: their inputs can then be watched, and their second derivatives exist.
@@ -112,9 +110,9 @@ def check_shape(shape: dict[str, Any], config: Any) -> None:
     problems = []
     for key, stated in shape.items():
         found = getattr(config, key, None)
-        stated = list(stated) if isinstance(stated, tuple) else stated
-        if found != stated:
-            problems.append(f"model.shape.{key}: {stated!r} in the spec, {found!r} in the model's configuration")
+        wanted = list(stated) if isinstance(stated, tuple) else stated
+        if found != wanted:
+            problems.append(f"model.shape.{key}: {wanted!r} in the spec, {found!r} in the model's configuration")
     if problems:
         raise SpecError(problems, hint="correct model.shape, or leave it out")
 

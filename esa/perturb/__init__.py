@@ -28,9 +28,7 @@ class PerturbResult:
     reused: bool
 
 
-def perturb_step(
-    spec: Spec, inputs: dict[str, str], root: Path = OUTPUTS, folder: Path | None = None
-) -> Step:
+def perturb_step(spec: Spec, inputs: dict[str, str], root: Path = OUTPUTS, folder: Path | None = None) -> Step:
     """Return the perturb step that ``spec`` describes on a ranking or targets; nothing is loaded."""
     texts = {"eval": source_hash(spec.eval.source)}
     return Step("perturb", spec, {**source_hashes(spec.model.id), **texts, **inputs}, root=root, folder=folder)
@@ -57,7 +55,9 @@ def run(
     """
     progress = progress or Silent()
     if not spec.perturb:
-        raise SpecError(["perturb: names no method"], hint='add [[perturb]] with method = "zero", or give --method zero')
+        raise SpecError(
+            ["perturb: names no method"], hint='add [[perturb]] with method = "zero", or give --method zero'
+        )
     ranking, inputs, where = _resolve(targets)
     step = perturb_step(spec, inputs, root, out)
     if step.complete and not force:
@@ -73,7 +73,9 @@ def run(
     plan = plan_cases(spec.perturb, groups, ks, loaded, progress)
     windows = eval_windows(spec.eval, loaded.tokenizer)
     if windows.sha256 in calibration:
-        progress.warn("the calibration windows are the evaluation windows: damage is measured on the text that was scored")
+        progress.warn(
+            "the calibration windows are the evaluation windows: damage is measured on the text that was scored"
+        )
     step.begin(force=force)
     evaluator = Evaluator(loaded, windows, spec.eval.batch_tokens)
     seed = spec.score.seeds[0]

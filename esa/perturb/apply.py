@@ -104,10 +104,17 @@ def fault_rows(run: str, case: str, changes: Sequence[Change]) -> list[dict[str,
                 if flipped >> bit & 1:
                     rows.append(
                         {
-                            "run": run, "case": case, "parameter": change.name, "index": index, "bit": bit,
-                            "field": bit_field(bit, dtype), "old_bits": f"0x{old_bits & unsigned:0{width // 4}x}",
-                            "new_bits": f"0x{new_bits & unsigned:0{width // 4}x}", "old": finite(old), "new": finite(new),
-                        }  # fmt: skip
+                            "run": run,
+                            "case": case,
+                            "parameter": change.name,
+                            "index": index,
+                            "bit": bit,
+                            "field": bit_field(bit, dtype),
+                            "old_bits": f"0x{old_bits & unsigned:0{width // 4}x}",
+                            "new_bits": f"0x{new_bits & unsigned:0{width // 4}x}",
+                            "old": finite(old),
+                            "new": finite(new),
+                        }
                     )
     return rows
 

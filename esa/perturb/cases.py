@@ -6,10 +6,10 @@ from typing import Any
 
 import polars as pl
 
+from esa.artifact import parse_indices, to_json
 from esa.errors import EsaError, TargetError
 from esa.eval import case_id
 from esa.model import LoadedModel, ParameterInfo, address, find_parameter, locate, parse_address
-from esa.artifact import parse_indices, to_json
 from esa.perturb.apply import Target
 from esa.perturb.methods import bit_width
 from esa.progress import Progress
@@ -127,7 +127,9 @@ def plan_cases(
         chosen = [g for g in groups if section.groups is None or g.name in section.groups or g.name == "targets"]
         if not chosen:
             known = ", ".join(dict.fromkeys(group.name for group in groups))
-            raise EsaError(f"the ranking has none of {list(section.groups or ())}; it has {known}", where=f"{where}.groups")
+            raise EsaError(
+                f"the ranking has none of {list(section.groups or ())}; it has {known}", where=f"{where}.groups"
+            )
         options = section.options()
         method = str(section.model_dump()["method"])
         for group in chosen:
@@ -191,5 +193,6 @@ def _check_bits(section: BitFlip, group: Group, loaded: LoadedModel, where: str)
             value = getattr(section, key)
             if value is not None and value > highest:
                 raise EsaError(
-                    f"{value}, but {name} is stored as {loaded.storage[name]}: at most {highest}", where=f"{where}.{key}"
+                    f"{value}, but {name} is stored as {loaded.storage[name]}: at most {highest}",
+                    where=f"{where}.{key}",
                 )

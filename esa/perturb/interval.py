@@ -1,10 +1,12 @@
 """The interval of a paired difference between two evaluations of the same windows."""
 
 import numpy as np
+import numpy.typing as npt
 
 from esa.spec import generator
 
 RESAMPLES = 1999
+Array = npt.NDArray[np.float64]
 
 
 def paired_interval(
@@ -31,7 +33,7 @@ def paired_interval(
     return float(estimate[0] - high * error[0]), float(estimate[0] - low * error[0])
 
 
-def _ratio(d: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+def _ratio(d: Array, sizes: Array) -> tuple[Array, Array]:
     total, number = sizes.sum(axis=1), d.shape[1]
     ratio = d.sum(axis=1) / total
     spread = ((d - ratio[:, None] * sizes) ** 2).sum(axis=1)

@@ -52,7 +52,8 @@ def mean(values: Tensor, options: Mapping[str, Any], place: Place) -> Tensor:
     if axis is None or other is None:
         raise EsaError(f"{info.name} has no {over}s; its shape is {info.shape}", where="perturb.over")
     means = weight.mean(dim=other, keepdim=True, dtype=torch.float64).expand(info.shape)
-    return means[torch.unravel_index(place.index, info.shape)].to(values.dtype)
+    picked: Tensor = means[torch.unravel_index(place.index, info.shape)]
+    return picked.to(values.dtype)
 
 
 def scale(values: Tensor, options: Mapping[str, Any], place: Place) -> Tensor:
@@ -60,7 +61,7 @@ def scale(values: Tensor, options: Mapping[str, Any], place: Place) -> Tensor:
 
     Source: the amplification of super weights in Yu et al., The Super Weight in Large Language Models, 2024.
     """
-    return (values.double() * options["factor"]).to(values.dtype)
+    return values.double().mul(options["factor"]).to(values.dtype)
 
 
 def sign_flip(values: Tensor, options: Mapping[str, Any], place: Place) -> Tensor:
@@ -69,7 +70,7 @@ def sign_flip(values: Tensor, options: Mapping[str, Any], place: Place) -> Tenso
     Source: the sign bit among the faults of Li et al., Understanding Error Propagation in Deep Learning Neural Network
     Accelerators and Applications, SC 2017.
     """
-    return (values.double() * -options["factor"]).to(values.dtype)
+    return values.double().mul(-options["factor"]).to(values.dtype)
 
 
 def gauss_noise(values: Tensor, options: Mapping[str, Any], place: Place) -> Tensor:
@@ -88,7 +89,7 @@ def gauss_noise(values: Tensor, options: Mapping[str, Any], place: Place) -> Ten
         relative = float(place.weight.double().std(correction=0))
     else:
         relative = 1.0
-    return (exact + options["sigma"] * relative * noise).to(values.dtype)
+    return exact.add(noise * relative, alpha=options["sigma"]).to(values.dtype)
 
 
 def bit_flip(values: Tensor, options: Mapping[str, Any], place: Place) -> Tensor:
@@ -99,7 +100,9 @@ def bit_flip(values: Tensor, options: Mapping[str, Any], place: Place) -> Tensor
     Source: Rakin et al., Bit-Flip Attack, ICCV 2019; Reagen et al., Ares, DAC 2018.
     """
     width = bit_width(values.dtype, place.info.name)
-    numbers = int_view(values) ^ flip_masks(len(values), width, options, place.draw).to(values.device, INTEGERS[values.dtype])
+    numbers = int_view(values) ^ flip_masks(len(values), width, options, place.draw).to(
+        values.device, INTEGERS[values.dtype]
+    )
     return numbers.view(values.dtype)
 
 
@@ -121,7 +124,9 @@ def flip_masks(count: int, width: int, options: Mapping[str, Any], draw: np.rand
 def bit_width(dtype: torch.dtype, name: str, highest: int = 0) -> int:
     """Return the number of bits of a stored number. Raises EsaError where bits of that dtype cannot be flipped."""
     if dtype not in INTEGERS:
-        raise EsaError(f"{name} is stored as {dtype}; bits of float32, bfloat16 and float16 can be flipped", where="perturb")
+        raise EsaError(
+            f"{name} is stored as {dtype}; bits of float32, bfloat16 and float16 can be flipped", where="perturb"
+        )
     return dtype.itemsize * 8
 
 

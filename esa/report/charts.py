@@ -2,6 +2,7 @@
 
 import math
 import re
+from typing import Any
 
 import altair as alt
 import polars as pl
@@ -21,7 +22,9 @@ def damage_chart(points: pl.DataFrame, effect: str, *, alone: bool = False) -> a
     """
     metrics = points["metric"].unique(maintain_order=True).to_list()
     broken = points["ratio"].null_count() > 0
-    panels = [_damage_panel(points, metric, left=n % 2 == 0, single=len(metrics) == 1) for n, metric in enumerate(metrics)]
+    panels = [
+        _damage_panel(points, metric, left=n % 2 == 0, single=len(metrics) == 1) for n, metric in enumerate(metrics)
+    ]
     subtitle = ["dashed: intact; a mark per single weight" if alone else "dashed: intact; a mark per draw or repeat"]
     if broken:
         subtitle.append("cross above the panel: no finite perplexity")
@@ -60,12 +63,12 @@ def _damage_panel(points: pl.DataFrame, metric: str, *, left: bool, single: bool
         .mark_point(filled=True, size=46, opacity=0.75, stroke="white", strokeWidth=0.5)
         .encode(x=x, xOffset=offset, y=y, color=color, shape=shape)
     )
-    layers = [intact.encode(y=y), marks]
+    layers: list[alt.Chart] = [intact.encode(y=y), marks]
     broken = rows.filter(pl.col("ratio").is_null())
     if broken.height:
         cross = alt.Chart(broken).mark_point(shape=_CROSS, size=40, strokeWidth=1.8, filled=False, opacity=1)
         layers.append(cross.encode(x=x, xOffset=offset, y=alt.value(-7), color=color))
-    return alt.layer(*layers).properties(
+    return alt.LayerChart(layer=layers).properties(
         width=300 if single else 145,
         height=170 if single else 140,
         title=alt.Title(metric, fontSize=TYPE, offset=16 if points["ratio"].null_count() else 5),
@@ -77,7 +80,7 @@ def heat_map(matrix: pl.DataFrame) -> alt.LayerChart:
     names = matrix["a"].unique(maintain_order=True).to_list()
     cell = min(46.0, 260 / len(names))
     side = round(cell * len(names))
-    axis = {"domain": False, "ticks": False, "labelLimit": 120}
+    axis: dict[str, Any] = {"domain": False, "ticks": False, "labelLimit": 120}
     if cell < TYPE + 1:  # no room for a label per list: one per metric, in the middle of its seeds
         metrics: dict[str, list[str]] = {}
         for name in names:
@@ -104,8 +107,10 @@ def heat_map(matrix: pl.DataFrame) -> alt.LayerChart:
         ink = alt.condition("datum.jaccard > 0.45", alt.value("#ffffff"), alt.value(PALETTE["ink"]))
         text = base.mark_text(fontSize=TYPE).transform_calculate(shown=shown)
         layers.append(text.encode(x=x, y=y, text="shown:N", color=ink))
-    title = alt.Title(f"Agreement of the top {number(matrix['k'][0])} weights", subtitle="by metric and seed", frame="bounds")
-    return alt.layer(*layers).properties(width=side, height=side, title=title)
+    title = alt.Title(
+        f"Agreement of the top {number(matrix['k'][0])} weights", subtitle="by metric and seed", frame="bounds"
+    )
+    return alt.LayerChart(layer=layers).properties(width=side, height=side, title=title)
 
 
 def ratio_domain(ratios: pl.Series) -> tuple[float, float]:

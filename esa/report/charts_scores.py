@@ -63,7 +63,7 @@ def _distribution_panel(rows: pl.DataFrame, cuts: pl.DataFrame, metric: str, las
         layers.append(rule.encode(x=alt.X("score:Q")))
         text = alt.Chart(_cut_labels(cuts, low, high)).mark_text(color=PALETTE["red"], fontSize=TYPE, baseline="bottom")
         layers.append(text.encode(x=alt.X("at:Q"), y=alt.value(-1), text="ks:N"))
-    return alt.layer(*layers).properties(
+    return alt.LayerChart(layer=layers).properties(
         width=PANEL, height=105, title=alt.Title(metric, fontSize=TYPE, anchor="start", offset=4)
     )
 
@@ -98,7 +98,7 @@ def component_chart(shares: pl.DataFrame) -> alt.ConcatChart:
         tick = alt.Chart(rows).mark_tick(thickness=2, height={"band": 0.9}, orient="vertical", opacity=1)
         ticks = _look(tick, _WEIGHTS).encode(x=alt.X("weight_share:Q", scale=_linear(high)), y=y)
         panels.append(
-            alt.layer(bars, ticks).properties(
+            alt.LayerChart(layer=[bars, ticks]).properties(
                 width=285 if len(metrics) == 1 else 138,
                 height=17 * len(order),
                 title=alt.Title(metric, fontSize=TYPE, offset=5),
@@ -131,7 +131,7 @@ def depth_chart(shares: pl.DataFrame) -> alt.VConcatChart:
         tick = alt.Chart(rows).mark_tick(thickness=2, width={"band": 1.0}, orient="horizontal", opacity=1)
         ticks = _look(tick, _WEIGHTS).encode(x=x, y=alt.Y("weight_share:Q", scale=_linear(high)))
         title = alt.Title(metric, fontSize=TYPE, offset=5)
-        panels.append(alt.layer(bars, ticks).properties(width=PANEL, height=90, title=title))
+        panels.append(alt.LayerChart(layer=[bars, ticks]).properties(width=PANEL, height=90, title=title))
     return alt.vconcat(*panels, spacing=8).properties(title=alt.Title("Where the score lies, by block", frame="bounds"))
 
 

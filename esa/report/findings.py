@@ -7,7 +7,7 @@ import polars as pl
 from esa.report.frames import largest_k
 from esa.report.gather import Gathered
 from esa.report.markdown import code, escape, number, percent
-from esa.report.tables import collapse, label, options_of, tally, worst_single
+from esa.report.tables import collapse, label, options_of, worst_single
 
 _SINGLE = {"single", "leave_one_out"}
 _EFFECTS = {
@@ -24,8 +24,8 @@ def findings(run: Gathered) -> list[str]:
     """Return the finding, most important first: Markdown sentences, each computed from the tables of ``run``."""
     sentences: list[str] = []
     if run.damage is not None:
+        sentences += worst_sentences(worst_single(run.damage, run.ranking), run.num_parameters)
         sentences += extent(run.damage)
-        sentences += worst_sentence(worst_single(run.damage, run.ranking), run.num_parameters)
         sentences += group_sentences(run.damage)
         sentences += restored_sentence(run.manifests["perturb"])
     if run.overlap is not None:
@@ -43,15 +43,17 @@ def extent(damage: pl.DataFrame) -> list[str]:
     beyond = f"by more than the noise floor of {number(limit)} nats per token" if floor is not None else "at all"
     found = []
     if not harmed and not counts["nonfinite"]:
-        found.append(f"**No case raises the perplexity {beyond}**: {number(cases.height)} were measured.")
+        found.append(f"**No case of {number(cases.height)} raises the perplexity: none raises the mean NLL {beyond}.**")
         top = cases["delta_nll"].max()
         if top is not None:
             found[0] += f" The largest change of the mean NLL is {number(float(top))} nats per token."  # type: ignore[arg-type]
     else:
-        found.append(f"{number(harmed)} of {number(cases.height)} cases raise the perplexity {beyond}.")
+        found.append(f"{number(harmed)} of {number(cases.height)} cases raise the mean NLL {beyond}.")
     if counts["collapsed"] or counts["uniform"]:
         collapsed = counts["collapsed"] + counts["uniform"]
-        found.append(f"{number(collapsed)} of {number(cases.height)} cases collapsed: perplexity over half the vocabulary.")
+        found.append(
+            f"{number(collapsed)} of {number(cases.height)} cases collapsed: perplexity over half the vocabulary."
+        )
     if counts["nonfinite"]:
         found.append(
             f"{number(counts['nonfinite'])} of {number(cases.height)} cases ended with NaN or Inf in the logits (nonfinite):"
@@ -60,98 +62,81 @@ def extent(damage: pl.DataFrame) -> list[str]:
     return found
 
 
-def worst_sentence(worst: pl.DataFrame, num_parameters: int | None) -> list[str]:
-    """Say what the most harmful single weight does, or that none of those tried does anything."""
-    if worst.is_empty():
-        return []
+def worst_sentences(worst: pl.DataFrame, num_parameters: int | None) -> list[str]:
+    """Say, per method, what the most harmful single weight does, or that none of those tried does anything."""
+    methods = worst.group_by(["method", "options"], maintain_order=True)
+    return [_worst_sentence(part, num_parameters) for _, part in methods]
+
+
+def _worst_sentence(worst: pl.DataFrame, num_parameters: int | None) -> str:
+    """Return the sentence on one method: ``worst`` holds its single weights, the most harmful first."""
     num_weights = worst["target"].n_unique()
     tried = f"{number(num_weights)} single weight{'s' if num_weights > 1 else ''} tried"
+    row = worst.row(0, named=True)
+    changed = effect(row["method"], row["options"])
     share = f"One weight of {number(num_parameters)}" if num_parameters else "One weight"
-    found = []
-    broken = worst.filter(pl.col("outcome") == "nonfinite")
-    if broken.height:
-        row = broken.row(0, named=True)
-        what = f"{share}, {_weight(row)}, {effect(row['method'], row['options'])}, leaves NaN or Inf in the logits"
-        found.append(f"**{what}** ({number(broken['target'].n_unique())} of {tried} can do this).")
-    finite = worst.filter(pl.col("delta_nll").is_not_null())
-    if finite.is_empty():
-        return found
-    row = finite.row(0, named=True)
-    if row["below_floor"] or row["delta_nll"] <= 0:
-        why = "within the noise floor" if row["below_floor"] else "not a rise"
-        found.append(
-            f"None of the {tried} raises the perplexity when it alone is changed: the largest change of the mean NLL is"
-            f" {number(row['delta_nll'])} nats per token, {why}."
-        )
-        return found
-    after = f"from {number(row['ppl_base'])} to {_ppl(row['ppl'])}"
+    what = f"{share}, {_weight(row)}, {changed}"
+    if row["outcome"] == "nonfinite":
+        broken = worst.filter(pl.col("outcome") == "nonfinite")["target"].n_unique()
+        return f"**{what}, leaves NaN or Inf in the logits** ({number(broken)} of {tried} do)."
+    delta = f"{number(row['delta_nll'])} nats per token"
+    if row["below_floor"] or (row["delta_nll"] or 0) <= 0:
+        why = "within the noise floor" if row["below_floor"] else "no rise"
+        return f"None of {tried} raises the perplexity {changed}: the mean NLL changes by {delta} at most, {why}."
     ratio = f", {number(row['ratio'])} times" if row["ratio"] is not None else ""
-    found.append(
-        f"**{share}, {_weight(row)}, {effect(row['method'], row['options'])}, takes perplexity {after}{ratio}**"
-        f" (delta NLL {number(row['delta_nll'])} nats per token; the most of {tried})."
-    )
-    return found
+    after = f"takes perplexity from {number(row['ppl_base'])} to {_ppl(row['ppl'])}{ratio}"
+    return f"**{what}, {after}** (delta NLL {delta}; the most of {tried})."
 
 
 def group_sentences(damage: pl.DataFrame) -> list[str]:
-    """Compare, for each method and metric, the top weights with the random and the bottom ones at every k."""
+    """Compare, for each method and metric, the top weights with the random and the bottom ones: a line per k."""
     rows = collapse(damage)
     found = []
     for (method, options, unit), part in rows.group_by(["method", "options", "unit"], maintain_order=True):
-        metrics = part.filter(pl.col("group") == "top_k")["metric"].unique(maintain_order=True).to_list()
-        for metric in metrics:
+        alone = unit in _SINGLE
+        tops = part.filter(pl.col("group") == "top_k")
+        for metric in tops["metric"].unique(maintain_order=True).to_list():
             own = part.filter(pl.col("metric").eq_missing(metric) | pl.col("metric").is_null())
-            clauses = [
-                clause
-                for k in own.filter(pl.col("group") == "top_k")["k"].unique(maintain_order=True).to_list()
-                if (clause := _compare(own.filter(pl.col("k") == k), k, str(unit) in _SINGLE))
-            ]
             by = f" by {code(metric, cell=False)}" if metric is not None else ""
-            alone = ", one weight at a time" if unit in _SINGLE else ""
-            head = f"**{escape(label(str(method), options))}{by}{alone}.**"  # type: ignore[arg-type]
-            found.append(f"{head} Perplexity {number(own['ppl_base'][0])} intact. {' '.join(clauses)}")
+            how = "one weight at a time" if alone else "k weights together"
+            head = f"**{escape(label(str(method), options))}, top weights{by}**, {how}, perplexity {number(own['ppl_base'][0])} intact:"
+            ks = own.filter(pl.col("group") == "top_k")["k"].unique(maintain_order=True).to_list()
+            lines = [f"  - {_compare(own.filter(pl.col('k') == k), k, alone)}" for k in ks]
+            found.append("\n".join([head, *lines]))
     return found
 
 
 def _compare(rows: pl.DataFrame, k: int, alone: bool) -> str:
-    """Return the sentence on one k: the top group's perplexity, then what the others do."""
+    """Return the line on one k: the top group's perplexity, what the others do, and whether it is above the random."""
     by_group = {row["group"]: row for row in rows.iter_rows(named=True)}
-    top = by_group.get("top_k")
-    if top is None:
-        return ""
-    parts = [f"Top {number(k)}: {_cell(top, alone)}"]
-    others = [_NOUNS.get(group, group) for group in by_group if group != "top_k"]
-    for group, noun in zip([group for group in by_group if group != "top_k"], others, strict=True):
-        parts.append(f"{escape(noun)} {number(k)}: {_cell(by_group[group], alone)}")
-    text = "; ".join(parts)
-    random = by_group.get("random_k")
-    if random is None or top["overflow"] or random["overflow"] or "nonfinite" in f"{top['outcome']} {random['outcome']}":
-        return text + "."
-    if top["ppl_mean"] is None or random["ppl_max"] is None:
-        return text + "."
-    verdict = "is above every random one" if top["ppl_mean"] > random["ppl_max"] else "is not above the largest random one"
+    top, random = by_group["top_k"], by_group.get("random_k")
+    others = [
+        f"{escape(_NOUNS.get(group, group))} {_cell(row, alone)}" for group, row in by_group.items() if row is not top
+    ]
+    text = "; ".join([f"{'' if alone else f'k = {number(k)}: '}{_cell(top, alone)}", *others]) + "."
+    if random is None or top["ppl_max"] is None or random["ppl_max"] is None or "nonfinite" in top["outcome"]:
+        return text
     if top["below_floor"]:
-        verdict = "is within the noise floor"
-    return f"{text}. The top {number(k)} {verdict}."
+        return f"{text} The top stays within the noise floor."
+    found = top["ppl_max"] if alone else top["ppl_mean"]
+    return f"{text} {'Above every random one.' if found > random['ppl_max'] else 'Not above the largest random one.'}"
 
 
 def _cell(row: dict[str, Any], alone: bool) -> str:
-    """Return ``104.8 (5.374 times)``, with the maximum where there are several cases, and what went wrong."""
-    notes = []
-    if row["outcome"] != "ok":
-        notes.append(escape(row["outcome"]))
-    if row["below_floor"] and row["ppl_mean"] is not None:
-        notes.append("within the noise floor")
-    if row["ppl_mean"] is None:
-        return _ppl(None) + (f" ({', '.join(notes)})" if notes else "")
-    notes.insert(0, f"{number(row['ratio'])} times")
-    if row["cases"] == 1:
-        return f"{number(row['ppl_mean'])} ({', '.join(notes)})"
-    noun = "weights" if alone else "draws" if row["group"] == "random_k" else "cases"
-    return (
-        f"{number(row['ppl_mean'])} on average and {number(row['ppl_max'])} at most over {number(row['cases'])} {noun}"
-        f" ({', '.join(notes)})"
-    )
+    """Return ``104.8 (5.374 times)``, with the spread where there are several cases, and what went wrong."""
+    notes = [] if row["ratio"] is None or row["below_floor"] else [f"{number(row['ratio'])} times"]
+    notes += ["within the noise floor"] if row["below_floor"] else []
+    notes += [escape(row["outcome"])] if row["outcome"] != "ok" else []
+    shown = _ppl(row["ppl_mean"])
+    if row["cases"] > 1:
+        cases = f"{number(row['cases'])} {'weights' if alone else 'draws' if row['group'] == 'random_k' else 'cases'}"
+        if row["ppl_mean"] is None:
+            shown += f" over {cases}"
+        elif number(row["ppl_min"]) == number(row["ppl_max"]):
+            shown += f" over {cases}"
+        else:
+            shown += f" on average, {number(row['ppl_max'])} at most over {cases}"
+    return shown + (f" ({', '.join(notes)})" if notes else "")
 
 
 def restored_sentence(manifest: dict[str, Any]) -> list[str]:
@@ -161,7 +146,9 @@ def restored_sentence(manifest: dict[str, Any]) -> list[str]:
         return []
     if checksum["restored"]:
         return ["After the last case the model's stored bits had the checksum they had before the first."]
-    return ["**The model's stored bits did not come back: the checksums before and after differ. Distrust these numbers.**"]
+    return [
+        "**The model's stored bits did not come back: the checksums before and after differ. Distrust these numbers.**"
+    ]
 
 
 def agreement_sentences(overlap: pl.DataFrame) -> list[str]:
@@ -177,7 +164,9 @@ def agreement_sentences(overlap: pl.DataFrame) -> list[str]:
         expected = f"; {number(float(chance))} by chance" if chance is not None else ""  # type: ignore[arg-type]
         pairs = f"{number(part.height)} pair{'s' if part.height > 1 else ''} of seeds"
         mean = number(float(part["jaccard"].mean()))  # type: ignore[arg-type]
-        found.append(f"The top {k} by {code(metric, cell=False)} agree with Jaccard {mean} on average over {pairs}{expected}.")
+        found.append(
+            f"The top {k} by {code(metric, cell=False)} agree with Jaccard {mean} on average over {pairs}{expected}."
+        )
     differ = rows.filter(pl.col("metric_a") != pl.col("metric_b"))
     means = differ.group_by("metric_a", "metric_b", maintain_order=True).agg(pl.col("jaccard").mean())
     means = means.filter(pl.col("jaccard").is_not_null()).sort("jaccard", descending=True, maintain_order=True)
@@ -214,13 +203,6 @@ def effect(method: str, options: str | None) -> str:
         return escape(_EFFECTS[method].format(**known))
     except (KeyError, IndexError):
         return f"under {escape(label(method, options))}"
-
-
-def outcome_line(damage: pl.DataFrame) -> str:
-    """Return how many cases ended how: ``60 ok, 3 nonfinite``."""
-    cases = damage.unique("case", keep="first", maintain_order=True)
-    text = tally(cases["outcome"].to_list())
-    return text if text[:1].isdigit() else f"{cases.height} {text}"
 
 
 def _weight(row: dict[str, Any]) -> str:

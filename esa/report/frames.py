@@ -57,7 +57,7 @@ def drawn(distribution: pl.DataFrame) -> pl.DataFrame:
 
 def thresholds(ranking: pl.DataFrame | None, ks: list[int]) -> pl.DataFrame:
     """Return the score of rank k of each metric's global ``top_k``, its first seed: metric, k, score."""
-    schema = {"metric": pl.String, "k": pl.Int64, "score": pl.Float64}
+    schema = pl.Schema({"metric": pl.String, "k": pl.Int64, "score": pl.Float64})
     if ranking is None:
         return pl.DataFrame(schema=schema)
     rows = first_seed(ranking).filter(

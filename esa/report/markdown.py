@@ -9,7 +9,7 @@ _SIGNIFICANT = 4
 _PLAIN = (1e-3, 1e7)  # outside of this range a number is written with an exponent
 _SPECIAL = re.compile(r"([\\`*\[\]|~])")
 _EDGE_UNDERSCORE = re.compile(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
-_BLOCK_START = re.compile(r"^([#+-]|\d+(?=[.)]))")
+_BLOCK_START = re.compile(r"^([#+-]|\d+(?=[.)](?:\s|$)))")
 
 
 def number(value: float | None) -> str:

@@ -21,7 +21,16 @@ def worst_table(worst: pl.DataFrame) -> str:
             escape(label(row["method"], row["options"])) + repeats, _one_ppl(row), number(row["ratio"]), _delta(row),
             escape(row["outcome"]),
         ])  # fmt: skip
-    header = ["weight", "value", "rank by metric", "method", "perplexity", "ratio", "delta NLL (nats per token)", "outcome"]
+    header = [
+        "weight",
+        "value",
+        "rank by metric",
+        "method",
+        "perplexity",
+        "ratio",
+        "delta NLL (nats per token)",
+        "outcome",
+    ]
     return table(header, rows, "lrllrrrl")
 
 
@@ -29,11 +38,11 @@ def damage_table(damage: pl.DataFrame) -> str:
     """Return the damage of every method, metric, group and k; draws and repeats as ``mean [min, max]``."""
     rows = []
     for row in collapse(damage).iter_rows(named=True):
-        floor = "within the noise floor, " if row["below_floor"] else ""
+        floor = ", within the noise floor" if row["below_floor"] else ""
         rows.append([
             escape(label(row["method"], row["options"])), escape(row["unit"]), escape(row["metric"] or "all"),
             escape(row["group"]), number(row["k"]), number(row["cases"]), _ppl(row), number(row["ratio"]), _delta(row),
-            number(row["accuracy"]), number(row["agreement"]), number(row["kl"]), floor + escape(row["outcome"]),
+            number(row["accuracy"]), number(row["agreement"]), number(row["kl"]), escape(row["outcome"]) + floor,
         ])  # fmt: skip
     header = [
         "method", "unit", "metric", "group", "k", "cases", "perplexity", "ratio", "delta NLL", "accuracy", "agreement", "KL",
@@ -62,7 +71,16 @@ def fault_table(faults: pl.DataFrame, damage: pl.DataFrame) -> str:
         mean = "overflow" if row["overflow"] else number(row["ppl_mean"])
         cells = [escape(row["field"]), bits, number(row["flips"]), number(row["cases"]), number(row["ppl_base"])]
         rows.append([*cells, mean, worst, escape(row["outcome"])])
-    header = ["field", "bits", "flips", "cases", "intact perplexity", "mean perplexity", "largest perplexity", "outcome"]
+    header = [
+        "field",
+        "bits",
+        "flips",
+        "cases",
+        "intact perplexity",
+        "mean perplexity",
+        "largest perplexity",
+        "outcome",
+    ]
     return table(header, rows, "llrrrrrl")
 
 
@@ -90,38 +108,23 @@ def agreement_table(overlap: pl.DataFrame) -> str:
     return table(header, rows, "lllrrrrr")
 
 
-def stability_lines(summary: dict[str, Any]) -> list[str]:
-    """Return a line per entry of ``stability_summary.json`` that holds a mean Jaccard index."""
-    lines = []
-    for name, entry in _entries(summary, ()):
-        mean, std, seeds = entry.get("jaccard_mean"), entry.get("jaccard_std"), entry.get("num_seeds")
-        parts = [f"mean Jaccard {number(mean)}"]
-        if std is not None:
-            parts[0] += f" (standard deviation {number(std)})"
-        if isinstance(entry.get("jaccard_all"), list):
-            parts.append(f"{number(len(entry['jaccard_all']))} pairs")
-        if seeds is not None:
-            parts.append(f"{number(seeds)} seeds")
-        if isinstance(entry.get("topk_overlap_size"), int | float):
-            parts.append(f"{number(entry['topk_overlap_size'])} weights in every list")
-        k = f", k = {number(entry['k'])}" if isinstance(entry.get("k"), int) else ""
-        lines.append(f"{escape(name)}{k}: {', '.join(parts)}." if name or k else f"All lists: {', '.join(parts)}.")
-    return lines
+def stability_table(summary: dict[str, Any]) -> str:
+    """Return ``stability_summary.json`` as a table: per metric and k, how far its lists agree between seeds."""
+    rows = [
+        [
+            escape(metric), escape(k), number(entry.get("num_seeds")), number(len(entry.get("jaccard_all") or [])),
+            number(entry.get("jaccard_mean")), number(entry.get("jaccard_std")), number(entry.get("topk_overlap_size")),
+        ]
+        for metric, found in summary.get("metrics", {}).items()
+        for k, entry in found.get("k", {}).items()
+    ]  # fmt: skip
+    header = ["metric", "k", "seeds", "pairs", "mean Jaccard", "standard deviation", "in every list"]
+    return table(header, rows, "lrrrrrr") if rows else ""
 
 
 def has_matrix(overlap: pl.DataFrame) -> bool:
     """Tell whether any two lists were compared by weight: without them there is no heat map."""
     return bool(largest_k(overlap)["jaccard"].drop_nulls().len())
-
-
-def _entries(content: Any, path: tuple[str, ...]) -> list[tuple[str, dict[str, Any]]]:
-    if isinstance(content, list):
-        return [found for item in content for found in _entries(item, path)]
-    if not isinstance(content, dict):
-        return []
-    name = ", ".join([*path, *([str(content["metric"])] if content.get("metric") else [])])
-    own = [(name, content)] if "jaccard_mean" in content else []
-    return own + [found for key, value in content.items() for found in _entries(value, (*path, str(key)))]
 
 
 def _ppl(row: dict[str, Any]) -> str:

@@ -75,9 +75,7 @@ def worst_single(damage: pl.DataFrame, ranking: pl.DataFrame | None = None) -> p
             (pl.col("outcome") == "nonfinite").fill_null(False).alias("broken"),
             pl.len().over("target", "method", "options").alias("repeats"),
         )
-        .sort(
-            ["broken", "delta_nll", "target"], descending=[True, True, False], nulls_last=True, maintain_order=True
-        )
+        .sort(["broken", "delta_nll", "target"], descending=[True, True, False], nulls_last=True, maintain_order=True)
         .unique(["target", "method", "options"], keep="first", maintain_order=True)
         .with_columns((pl.col("ppl") / pl.col("ppl_base")).alias("ratio"))
     )
@@ -97,11 +95,15 @@ def listed(ranking: pl.DataFrame | None) -> tuple[dict[str, float], dict[str, li
     if ranking is None:
         return {}, {}
     rows = ranking.with_columns(
-        (pl.col("parameter") + ":" + pl.col("indices").str.replace_all(r"[()\s]", "").str.strip_suffix(",")).alias("target")
+        (pl.col("parameter") + ":" + pl.col("indices").str.replace_all(r"[()\s]", "").str.strip_suffix(",")).alias(
+            "target"
+        )
     ).filter(pl.col("target").is_not_null())
     known = rows.filter(pl.col("weight").is_not_null()).select("target", "weight").unique("target", keep="first")
     metrics: dict[str, list[str]] = {}
-    for row in first_seed(rows).filter((pl.col("group") == "top_k") & pl.col("metric").is_not_null()).iter_rows(named=True):
+    for row in (
+        first_seed(rows).filter((pl.col("group") == "top_k") & pl.col("metric").is_not_null()).iter_rows(named=True)
+    ):
         within = "" if row["mode"] in (None, "global") else f" in {row['unit_name']}"
         metrics.setdefault(row["target"], []).append(f"{row['metric']} {row['rank']}{within}")
     return dict(known.iter_rows()), metrics

@@ -73,13 +73,18 @@ def run(
     large: dict[str, Indices] = {}
     without_data = [metric for metric in metrics if metric.needs == Needs.WEIGHTS]
     with_data = [metric for metric in metrics if metric.needs != Needs.WEIGHTS]
-    passes: list[tuple[int | None, list[Metric]]] = [(None, without_data), *((seed, with_data) for seed in spec.score.seeds)]
+    passes: list[tuple[int | None, list[Metric]]] = [
+        (None, without_data),
+        *((seed, with_data) for seed in spec.score.seeds),
+    ]
     for seed, group in passes:
         if not group or _part_is_complete(scratch, seed):
             continue
         collectors = {m.name: Collector(step.id, m.name, seed, {n: i for i, n in enumerate(chosen)}) for m in group}
         emit = _emitter(collectors, large, spec.score.keep, seed if seed is not None else 0)
-        Engine(loaded, chosen, group, emit, progress, spec.score.probes).run(windows.get(seed) if seed is not None else None, seed or 0)
+        Engine(loaded, chosen, group, emit, progress, spec.score.probes).run(
+            windows.get(seed) if seed is not None else None, seed or 0
+        )
         _write_parts(scratch, seed, collectors)
     _join_parts(step, scratch, metrics, spec.score.seeds, chosen)
     step.finish(
@@ -134,5 +139,3 @@ def _join_parts(
         ]
         frame = pl.concat([pl.read_parquet(part, schema=SCHEMAS[kind]) for part in parts])
         write_table(Table(kind, frame, step.meta(anatomy=anatomy)), step.folder / f"{stem}.parquet")
-
-

@@ -28,7 +28,9 @@ class Collector:
         place = self.order[info.name]
         rows = {
             "scores/1": self._scores(info, reduced),
-            "tensors/1": pl.DataFrame([self._statistics(info, row) for row in reduced.statistics], schema=SCHEMAS["tensors/1"]),
+            "tensors/1": pl.DataFrame(
+                [self._statistics(info, row) for row in reduced.statistics], schema=SCHEMAS["tensors/1"]
+            ),
             "histogram/1": self._histogram(info, reduced),
             "margins/1": self._margins(info, reduced),
         }
@@ -48,7 +50,9 @@ class Collector:
         stratum = np.repeat(list(reduced.strata), [len(part) for part in reduced.strata.values()])
         expert = index // (info.numel // info.shape[0]) if info.expert_axis is not None else None
         return self._frame(
-            "scores/1", info, {"stratum": stratum, "index": index, "numel": info.numel, "expert": expert, **reduced.columns}
+            "scores/1",
+            info,
+            {"stratum": stratum, "index": index, "numel": info.numel, "expert": expert, **reduced.columns},
         )
 
     def _statistics(self, info: ParameterInfo, row: dict[str, Any]) -> dict[str, Any]:
@@ -66,9 +70,7 @@ class Collector:
 
     def _margins(self, info: ParameterInfo, reduced: Reduced) -> pl.DataFrame:
         frames = [
-            self._frame(
-                "margins/1", info, {"axis": axis, "position": np.arange(len(sums)), "sum": sums, "max": maxima}
-            )
+            self._frame("margins/1", info, {"axis": axis, "position": np.arange(len(sums)), "sum": sums, "max": maxima})
             for axis, (sums, maxima) in reduced.margins.items()
         ]
         return pl.concat(frames) if frames else pl.DataFrame(schema=SCHEMAS["margins/1"])

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from esa.errors import ModelError
 from esa.model import LoadedModel, ParameterInfo
@@ -14,7 +15,7 @@ from esa.spec import derive_seed
 
 
 @contextmanager
-def eager_attention(model: nn.Module) -> Iterator[None]:
+def eager_attention(model: Any) -> Iterator[None]:
     """Run attention as plain matrix products for a while: fused kernels have no second derivative."""
     config = model.config
     before = config._attn_implementation

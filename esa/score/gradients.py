@@ -27,7 +27,9 @@ class GradientSums:
         """Add window ``window``'s gradient of its mean NLL: of the whole tensor, or of some distinct rows."""
         sums = self._sums.get(parameter)
         if sums is None:
-            zeros = {name: torch.zeros(tuple(shape), dtype=torch.float32, device=gradient.device) for name in self.names}
+            zeros = {
+                name: torch.zeros(tuple(shape), dtype=torch.float32, device=gradient.device) for name in self.names
+            }
             sums = self._sums[parameter] = zeros
         values = gradient.float()
         for name, total in sums.items():

@@ -47,7 +47,8 @@ def reduce_scores(
 
     Strata: ``top`` (score descending, equal ones by index), ``bottom`` (ascending, equal ones in a random order drawn
     once per tensor and seed), ``sample`` (uniform, without replacement), ``large`` (largest abs(w)), ``keep`` rows each; or
-    ``all`` for a tensor of at most 4 keep weights. ``large``, if given, is that stratum, known from before. Raises EsaError for NaN or infinite scores.
+    ``all`` for a tensor of at most 4 keep weights. ``large``, if given, is that stratum, known from before.
+    Raises EsaError for NaN or infinite scores.
     """
     flat = scores.score.reshape(-1)
     low, high = (float(value) for value in flat.aminmax())
@@ -80,10 +81,8 @@ def reduce_scores(
         part = scores.score[expert].reshape(-1)
         statistics.append(_statistics(part, *_bin_counts(part), expert, None if usage is None else usage[expert]))
     bins = np.flatnonzero(counts)
-    if num_zero:
-        histogram = np.concatenate([[-1], bins]), np.concatenate([[num_zero], counts[bins]])
-    else:
-        histogram = bins, counts[bins]
+    zeros = np.array([-1] if num_zero else [], dtype=np.int64)
+    histogram = np.concatenate([zeros, bins]), np.concatenate([zeros * -num_zero, counts[bins]])
     return Reduced(strata, columns, statistics, histogram, _margins(info, scores.score))
 
 
@@ -162,7 +161,7 @@ def _quantile(counts: Indices, num_zero: int, share: float, low: float, high: fl
     below = np.cumsum(counts) + num_zero
     number = int(np.searchsorted(below, target))
     inside = (target - (below[number] - counts[number])) / counts[number]
-    value = 10.0 ** ((number + inside - _OFFSET) / BINS_PER_DECADE)
+    value = float(10.0 ** ((number + inside - _OFFSET) / BINS_PER_DECADE))
     return min(max(value, low), high)
 
 

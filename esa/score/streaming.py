@@ -7,6 +7,7 @@ is its own, whatever the batch. The gradients equal those of ``loss.backward()``
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -201,7 +202,7 @@ def _reached_by_embedding(
     return {name for name, gradient in zip(names, found) if gradient is not None}
 
 
-def _token_table(model: nn.Module) -> str | None:
+def _token_table(model: Any) -> str | None:
     """Return the parameter in which the model looks its tokens up: a window's embedding reaches only its tokens' rows."""
     table = getattr(model.get_input_embeddings(), "weight", None) if hasattr(model, "get_input_embeddings") else None
     return next((name for name, parameter in model.named_parameters() if parameter is table), None)

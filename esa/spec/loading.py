@@ -11,8 +11,8 @@ from pydantic import BaseModel, ValidationError
 
 from esa.errors import SpecError
 from esa.registry import suggest
-from esa.spec.lines import key_lines
 from esa.spec.lines import Path as KeyPath
+from esa.spec.lines import key_lines
 from esa.spec.sections import Perturb, Spec
 
 Origins = dict[KeyPath, str]  # key path -> "file:line" or "--set"
@@ -38,7 +38,7 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> list[Spec]:
     for override in overrides:
         key, value = parse_override(override)
         _set(tree, key, value, where=f"--set {override}")
-        origins[tuple(key.split("."))] = f"--set {override}"
+        origins[_key_path(key)] = f"--set {override}"
     sweep = tree.pop("sweep", None)
     if sweep is None:
         return [_validate(tree, origins, str(path))]
@@ -50,7 +50,7 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> list[Spec]:
         member = tomllib.loads(tomli_w.dumps(tree))
         for key, value in zip(points, values, strict=True):
             _set(member, key, value, where=f"{path}: sweep")
-            origins[tuple(key.split("."))] = origins.get(("sweep", *key.split(".")), f"{path}: sweep")
+            origins[_key_path(key)] = origins.get(("sweep", *_key_path(key)), f"{path}: sweep")
         member["name"] = f"{tree.get('name', 'run')}-{number:02d}"
         runs.append(_validate(member, origins, str(path)))
     return runs
@@ -69,7 +69,7 @@ def apply_overrides(spec: Spec, overrides: Sequence[str]) -> Spec:
     for override in overrides:
         key, value = parse_override(override)
         _set(tree, key, value, where=f"--set {override}")
-        origins[tuple(key.split("."))] = f"--set {override}"
+        origins[_key_path(key)] = f"--set {override}"
     return _validate(tree, origins, "spec")
 
 
@@ -108,9 +108,11 @@ def _read(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], Origins]:
     where = f"{path}:{lines.get(('extends',), 1)}: extends"
     if not isinstance(base, str):
         raise SpecError([f"{where}: {base!r} is not a path"])
-    parent = (path.parent / base).resolve()
-    if parent in (*seen, path.resolve()):
+    parent = path.parent / base
+    if parent.resolve() in (*seen, path.resolve()):
         raise SpecError([f"{where}: '{base}' extends itself"])
+    if not parent.exists():
+        raise SpecError([f"{where}: '{base}': no such file"])
     below, below_origins = _read(parent, (*seen, path.resolve()))
     return _merge(below, tree), {**below_origins, **origins}
 
@@ -132,17 +134,21 @@ def _leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
+def _key_path(dotted: str) -> KeyPath:
+    return tuple(int(part) if part.isdecimal() else part for part in dotted.split("."))
+
+
 def _set(tree: dict[str, Any], dotted: str, value: Any, where: str) -> None:
     """Set ``section.key`` or ``perturb.0.key`` in ``tree``."""
     node: Any = tree
     *parents, last = dotted.split(".")
-    for part in parents:
+    for part, following in zip(parents, [*parents[1:], last], strict=True):
         if isinstance(node, list):
-            if not part.isdigit() or int(part) >= len(node):
+            if not part.isdecimal() or int(part) >= len(node):
                 raise SpecError([f"{where}: '{part}' is not one of its {len(node)} tables, counted from 0"])
             node = node[int(part)]
         else:
-            node = node.setdefault(part, {})
+            node = node.setdefault(part, [] if following.isdecimal() else {})
         if not isinstance(node, dict | list):
             raise SpecError([f"{where}: '{part}' is a value, not a table"])
     if isinstance(node, list):
@@ -211,7 +217,9 @@ def _keys_at(key: tuple[Any, ...], loc: tuple[Any, ...]) -> list[str]:
         if part == "perturb":
             named = {cls.model_fields["method"].annotation.__args__[0]: cls for cls in _leaf_classes(Perturb)}  # type: ignore[union-attr]
             return sorted(next((named[p] for p in loc if p in named), Perturb).model_fields)
-        annotation = model.model_fields[part].annotation if isinstance(part, str) and part in model.model_fields else None
+        annotation = (
+            model.model_fields[part].annotation if isinstance(part, str) and part in model.model_fields else None
+        )
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             model = annotation
     return [*sorted(model.model_fields), *(["extends", "sweep"] if model is Spec else [])]
@@ -220,5 +228,3 @@ def _keys_at(key: tuple[Any, ...], loc: tuple[Any, ...]) -> list[str]:
 def _leaf_classes(cls: type[Perturb]) -> list[type[Perturb]]:
     below = cls.__subclasses__()
     return [cls] if not below else [leaf for child in below for leaf in _leaf_classes(child)]
-
-

@@ -42,7 +42,10 @@ GroupName = Annotated[str, _registered("group")]
 Seed = Annotated[int, Field(ge=0)]
 Source = Annotated[str, AfterValidator(_source)]
 Counts = Annotated[
-    tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_one_or_many), AfterValidator(_distinct), Field(min_length=1)
+    tuple[Annotated[int, Field(ge=1)], ...],
+    BeforeValidator(_one_or_many),
+    AfterValidator(_distinct),
+    Field(min_length=1),
 ]
 Unit = Literal["weight", "output", "input", "layer", "block", "component"]
 
@@ -94,7 +97,9 @@ class Windows(Section):
     packing: Literal["stream", "lines"] = Field(
         default="stream", description="stream: consecutive windows; lines: one window per non-empty line"
     )
-    bos: bool | Literal["auto"] = Field(default="auto", description="open each window with BOS; auto asks the tokenizer")
+    bos: bool | Literal["auto"] = Field(
+        default="auto", description="open each window with BOS; auto asks the tokenizer"
+    )
     sample: Literal["random", "first"] = Field(default="random", description="draw windows by seed, or take the first")
 
 
@@ -124,7 +129,8 @@ class Score(Section):
     probes: int = Field(default=16, ge=1, description="Rademacher probes per window for curvature")
     keep: int = Field(default=4096, ge=1, description="rows kept per tensor and stratum: the largest K ranked exactly")
     include: tuple[str, ...] = Field(
-        default=(), description="globs on the parameter, component=NAME or block=N; empty: all of two dimensions or more"
+        default=(),
+        description="globs on the parameter, component=NAME or block=N; empty: all of two dimensions or more",
     )
     exclude: tuple[str, ...] = Field(default=(), description="the same, left out")
 
@@ -145,7 +151,8 @@ class Rank(Section):
         default="weight", description="rank single weights, or whole outputs, inputs or tensors"
     )
     statistic: Literal["sum", "max", "count"] = Field(
-        default="sum", description="of an output, input or tensor: sum or maximum of its scores, or its count among the top K"
+        default="sum",
+        description="of an output, input or tensor: sum or maximum of its scores, or its count among the top K",
     )
 
 
@@ -257,7 +264,9 @@ class Overlap(Section):
     """How rankings are compared."""
 
     by: Annotated[tuple[Unit, ...], BeforeValidator(_one_or_many), AfterValidator(_distinct)] = Field(
-        default=("weight",), min_length=1, description="what counts as the same: weight, output, input, layer, block, ..."
+        default=("weight",),
+        min_length=1,
+        description="what counts as the same: weight, output, input, layer, block, ...",
     )
     k: Counts | None = Field(default=None, description="at these K; those of rank.k by default")
     p: float | None = Field(

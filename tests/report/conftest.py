@@ -112,7 +112,13 @@ class Fake:
                     heavy = 3.0 if component == "mlp.down" and metric != "magnitude" else 1.0
                     depth = 1.0 if block is None or metric == "magnitude" else 0.5 + 1.5 * (block / BLOCKS) ** 2
                     total = numel * 10**centre * heavy * depth * (1 + 0.05 * rng.random())
-                    row = {"metric": metric, "seed": seed, "parameter": parameter, "block": block, "component": component}
+                    row = {
+                        "metric": metric,
+                        "seed": seed,
+                        "parameter": parameter,
+                        "block": block,
+                        "component": component,
+                    }
                     layer = parameter.removesuffix(".weight")
                     tensors.append({**row, "layer": layer, "numel": numel, "sum": total, "tied": block is None})
                     edges = np.arange(-5 * 64, 5 * 64) / 64 + centre
@@ -141,6 +147,8 @@ class Fake:
         found = [(int(b), int(i), int(j)) for b, i, j in rng.integers([0, 0, 0], [BLOCKS, 576, 1536], (100, 3))]
         if group == "top_k":
             found[0 if metric == "act_mag" else 3] = (11, 507, 1229)
+        if group == "top_k" and metric == "grad_x_weight":
+            found[0] = (2, 507, 90)
         return [(f"model.layers.{b}.mlp.down_proj.weight", b, i, j) for b, i, j in found]
 
     def _rank(self, score: Step) -> Step:
@@ -169,7 +177,9 @@ class Fake:
         step = self._step("perturb", {"rank": rank.id})
         rng = np.random.default_rng(1)
         damage, faults, number = [], [], 0
-        lists: list[tuple[str | None, str, int | None]] = [(m, g, None) for m in self.metrics for g in ("top_k", "bottom_k")]
+        lists: list[tuple[str | None, str, int | None]] = [
+            (m, g, None) for m in self.metrics for g in ("top_k", "bottom_k")
+        ]
         lists += [(None, "random_k", draw) for draw in range(5)]
         for method in self.methods:
             name = method["method"]
@@ -178,7 +188,9 @@ class Fake:
                 for k in (1, 10, 100):
                     for repeat in range(method.get("repeats", 1)):
                         number += 1
-                        strength = {"magnitude": 0.6, "act_mag": 1.68}.get(metric or "", 0.2) * (1 + 0.9 * math.log10(k))
+                        strength = {"magnitude": 0.6, "act_mag": 1.68}.get(metric or "", 0.2) * (
+                            1 + 0.9 * math.log10(k)
+                        )
                         strength *= {"sign_flip": 1.6, "bit_flip": 2.0}.get(name, 1.0) * self.effect
                         delta = strength if group == "top_k" else float(rng.normal(0, FLOOR * math.sqrt(k)))
                         if self.effect == 0:
@@ -187,9 +199,9 @@ class Fake:
                         if self.broken and name == "bit_flip" and k == 100 and (group, repeat) == ("top_k", 1):
                             outcome = "nonfinite"
                         parameter, _, i, j = self._targets(metric, group, draw)[0]
-                        if metric == "grad_x_weight" and group == "top_k":
-                            parameter, i, j = "model.layers.2.mlp.down_proj.weight", 507, 90
-                        damage.append(self._row(f"{number:012x}", metric, group, draw, name, options, repeat, k, delta, outcome))
+                        damage.append(
+                            self._row(f"{number:012x}", metric, group, draw, name, options, repeat, k, delta, outcome)
+                        )
                         damage[-1]["target"] = f"{parameter}:{i},{j}" if k == 1 else None
                         if name == "bit_flip":
                             fault = {"case": f"{number:012x}", "parameter": parameter, "index": i * 1536 + j, "bit": 14}

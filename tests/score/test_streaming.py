@@ -29,7 +29,9 @@ def plain_gradients(loaded: LoadedModel, ids: Tensor) -> dict[str, Tensor]:
     """Return the gradients of ``loss.backward()``."""
     loaded.model.zero_grad()
     window_loss(loaded.model(input_ids=ids, use_cache=False).logits, ids).backward()
-    return {name: parameter.grad.clone() for name, parameter in loaded.parameters().items() if parameter.grad is not None}
+    return {
+        name: parameter.grad.clone() for name, parameter in loaded.parameters().items() if parameter.grad is not None
+    }
 
 
 def assert_same_bits(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

@@ -1,0 +1,116 @@
+"""Which figures a run has: for each its name, its chart, its data and what it shows, in words."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import altair as alt
+import polars as pl
+
+from esa.report import charts, charts_scores
+from esa.report.findings import share_sentences
+from esa.report.frames import (
+    LEFT_OUT,
+    damage_points,
+    drawn,
+    jaccard_matrix,
+    score_distribution,
+    shares,
+    thresholds,
+)
+from esa.report.gather import Gathered
+from esa.report.markdown import number, percent
+from esa.report.sections import has_matrix
+from esa.report.tables import first_seed, label
+
+SECTIONS = ("damage", "distribution", "shares", "agreement")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart under ``figures/<name>.png`` and ``.svg``, its data under ``data/<name>.csv``, its place and its caption."""
+
+    name: str
+    section: str
+    chart: alt.TopLevelMixin
+    data: pl.DataFrame
+    title: str
+    caption: str
+
+
+def figures(run: Gathered) -> Iterator[Figure]:
+    """Yield every figure that the artifacts at hand allow, in the order of the report."""
+    if run.damage is not None:
+        yield from _damage(run.damage)
+    if run.histogram is not None:
+        yield from _distribution(run, run.histogram)
+    if run.tensors is not None:
+        yield from _shares(run.tensors)
+    if run.overlap is not None and has_matrix(run.overlap):
+        matrix = jaccard_matrix(run.overlap)
+        if matrix.height:
+            caption = (
+                "Jaccard index of every two lists by weight: the weights that both hold over those that either holds."
+            )
+            yield Figure(
+                "agreement", "agreement", charts.heat_map(matrix), matrix, "Agreement of the top weights", caption
+            )
+
+
+def _damage(damage: pl.DataFrame) -> Iterator[Figure]:
+    for (unit, method, options), part in damage.group_by(["unit", "method", "options"], maintain_order=True):
+        points = damage_points(part)
+        effect = label(str(method), options)
+        alone = unit != "joint"
+        name = "_".join(["damage", *([str(unit)] if alone else []), _slug(effect)])
+        title = f"Damage of {effect}{f', unit {unit}' if alone else ''}"
+        lost = points.filter(pl.col("ratio").is_null()).height
+        caption = "Perplexity over the intact perplexity, logarithmic; random_k is shared by all metrics."
+        if lost:
+            caption += (
+                f" {number(lost)} of {number(points.height)} marks are crosses: these cases have no finite perplexity."
+            )
+        yield Figure(name, "damage", charts.damage_chart(points, effect, alone=alone), points, title, caption)
+
+
+def _distribution(run: Gathered, histogram: pl.DataFrame) -> Iterator[Figure]:
+    whole = score_distribution(histogram)
+    if whole.is_empty():
+        return
+    shown = drawn(whole)
+    cuts = thresholds(run.ranking, list(run.spec.rank.k))
+    left_out = int(whole["count"].sum()) - int(shown["count"].sum())
+    caption = "Bins of an eighth of a decade, all tensors together."
+    if left_out:
+        caption += f" Not drawn: {number(left_out)} weights, the lowest {100 * LEFT_OUT:g} % of each metric at most."
+    if zeros := _zeros(run.tensors):
+        caption += f" {number(zeros)} scores are zero and have no place on the axis."
+    chart = charts_scores.distribution_chart(shown, cuts)
+    yield Figure("distribution", "distribution", chart, whole, "Distribution of the scores", caption)
+
+
+def _zeros(tensors: pl.DataFrame | None) -> int:
+    return int(first_seed(tensors)["num_zero"].sum() or 0) if tensors is not None else 0
+
+
+def _shares(tensors: pl.DataFrame) -> Iterator[Figure]:
+    component = shares(tensors, "component")
+    if component.is_empty():
+        return
+    caption = " ".join(share_sentences(component, "component"))
+    chart = charts_scores.component_chart(component)
+    yield Figure("components", "shares", chart, component, "Share of the score by component", caption)
+    depth = shares(tensors, "block")
+    if depth["block"].drop_nulls().is_empty():
+        return
+    outside = depth.filter(pl.col("block").is_null())
+    caption = " ".join(share_sentences(depth.filter(pl.col("block").is_not_null()), "block"))
+    if outside.height:
+        parts = [f"{row['metric']} {percent(row['score_share'])}" for row in outside.iter_rows(named=True)]
+        held = percent(float(outside["weight_share"][0]))
+        caption += f" Outside the blocks, and not drawn: {', '.join(parts)}, in {held} of the weights."
+    yield Figure("depth", "shares", charts_scores.depth_chart(depth), depth, "Share of the score by block", caption)
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.]+", "_", text).strip("_.")[:60] or "method"

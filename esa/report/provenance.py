@@ -1,0 +1,153 @@
+"""Where the numbers come from and how to get them again: all of it read from the manifests."""
+
+import shlex
+from collections.abc import Iterable
+from typing import Any
+
+from esa.report.gather import Gathered
+from esa.report.markdown import MISSING, block, code, escape, number, size, table
+
+_MODEL = ("id", "revision", "architecture", "fingerprint", "dtype", "compute", "quantization", "device")
+
+
+def model_table(run: Gathered) -> str:
+    """Return what the manifests say of the model; more than one value where the steps disagree."""
+    models = [manifest["model"] for manifest in run.manifests.values() if isinstance(manifest.get("model"), dict)]
+    if not models:
+        return ""
+    rows = [[key, _several(model.get(key) for model in models)] for key in _MODEL]
+    rows += [
+        [
+            key.replace("num_", "").replace("eligible", "eligible for scoring"),
+            _several(map(number, _known(models, key))),
+        ]
+        for key in ("num_parameters", "num_eligible")
+        if _known(models, key)
+    ]
+    return table(["model", ""], [row for row in rows if row[1] != MISSING])
+
+
+def data_table(run: Gathered) -> str:
+    """Return a row per set of token windows."""
+    rows = []
+    for step, manifest in run.manifests.items():
+        data = manifest.get("data")
+        for entry in data if isinstance(data, list) else [data] if isinstance(data, dict) else []:
+            use = step if entry.get("seed") is None else f"{step}, seed {entry['seed']}"
+            bos = {True: "yes", False: "no", None: MISSING}.get(entry.get("bos"), escape(entry.get("bos")))
+            rows.append([
+                escape(use), code(entry.get("source")), escape(entry.get("packing")), number(entry.get("windows")),
+                number(entry.get("length")), number(entry.get("tokens")), bos, code(entry.get("sha256")),
+            ])  # fmt: skip
+    header = ["used by", "source", "packing", "windows", "length", "tokens", "BOS", "sha256 of the token ids"]
+    return table(header, rows, "lllrrrll") if rows else ""
+
+
+def step_table(run: Gathered) -> str:
+    """Return a row per step: its id, when, how long, how much memory."""
+    rows = [
+        [
+            step, code(manifest["run"]), escape(manifest.get("created")), _seeds(manifest.get("seeds")),
+            number(manifest.get("seconds")), size(manifest.get("peak_memory_bytes")),
+        ]
+        for step, manifest in run.manifests.items()
+    ]  # fmt: skip
+    return table(["step", "id", "finished (UTC)", "seeds", "seconds", "peak memory"], rows, "llllrr")
+
+
+def environment_lines(run: Gathered) -> list[str]:
+    """Return software, hardware and commit, once where the steps agree."""
+    manifests = run.manifests.values()
+    lines = [
+        f"esa {_several((one.get('esa') for one in manifests), escape)},"
+        f" Python {_several((one.get('python') for one in manifests), escape)}"
+    ]
+    packages: dict[str, list[Any]] = {}
+    for manifest in manifests:
+        for name, version in (manifest.get("packages") or {}).items():
+            packages.setdefault(name, []).append(version)
+    if packages:
+        lines.append(
+            "Packages: " + ", ".join(f"{escape(name)} {_several(found, escape)}" for name, found in packages.items())
+        )
+    hardware = [_pairs(one.get("hardware")) for one in manifests if one.get("hardware")]
+    if hardware:
+        lines.append(f"Hardware: {_several(hardware, escape)}")
+    lines.append(f"Commit: {_several((_commit(one.get('git')) for one in manifests), escape)}")
+    return lines
+
+
+def check_lines(run: Gathered) -> list[str]:
+    """Return what the steps checked and warned of."""
+    lines = []
+    checksum = run.manifests.get("perturb", {}).get("checksum")
+    if isinstance(checksum, dict):
+        restored = "restored" if checksum.get("restored") else "**NOT restored**"
+        before, after = code(checksum.get("before"), cell=False), code(checksum.get("after"), cell=False)
+        lines.append(f"Weights after the perturbations: {restored} (checksum before {before}, after {after})")
+    for step, manifest in run.manifests.items():
+        lines += [f"Warning from {step}: {escape(text)}" for text in manifest.get("warnings") or []]
+    lines += [f"Warning: {escape(text)}" for text in run.warnings]
+    if not any(line.startswith("Warning") for line in lines):
+        lines.append("No step gave a warning")
+    return lines
+
+
+def commands(run: Gathered) -> list[str]:
+    """Return the blocks of shell that repeat the run: as it was called, and step by step from the resolved specs."""
+    called = list(
+        dict.fromkeys(shlex.join(manifest["argv"]) for manifest in run.manifests.values() if manifest.get("argv"))
+    )
+    steps = []
+    for step in run.folders:
+        folder = run.shown(step)
+        spec = f"--spec {shlex.quote(f'{folder}/spec.toml')}"
+        source = shlex.quote(run.shown("rank")) if "rank" in run.folders else "RANKING"
+        steps.append({
+            "score": f"esa score {spec}",
+            "rank": f"esa rank {shlex.quote(run.shown('score')) if 'score' in run.folders else 'SCORES'} {spec}",
+            "perturb": f"esa perturb {spec} --targets {source}",
+            "overlap": f"esa overlap {source} {spec}",
+        }[step])  # fmt: skip
+    steps.append(f"esa report {' '.join(shlex.quote(run.shown(step)) for step in run.folders)}")
+    parts = []
+    if called:
+        parts += ["As it was called:", block(called, "sh")]
+    return [*parts, "Step by step (a finished step is reused; `--force` computes it again):", block(steps, "sh")]
+
+
+def artifact_table(run: Gathered) -> str:
+    """Return every file that the steps vouch for, with its sha256."""
+    rows = [
+        [code(f"{run.shown(step)}/{name}"), escape(manifest.get("kinds", {}).get(name)), code(digest)]
+        for step, manifest in run.manifests.items()
+        for name, digest in manifest.get("outputs", {}).items()
+    ]
+    return table(["file", "kind", "sha256"], rows)
+
+
+def _several(values: Iterable[Any], shown: Any = None) -> str:
+    """Return the distinct values, null left out: one where all agree."""
+    show = shown or (
+        lambda value: value if isinstance(value, str) and value[:1].isdigit() and "," in value else code(value)
+    )
+    found = list(dict.fromkeys(show(value) for value in values if value is not None))
+    return ", ".join(found) if found else MISSING
+
+
+def _known(models: list[dict[str, Any]], key: str) -> list[int]:
+    return [model[key] for model in models if isinstance(model.get(key), int)]
+
+
+def _seeds(seeds: Any) -> str:
+    return escape(", ".join(map(str, seeds))) if isinstance(seeds, list) and seeds else MISSING
+
+
+def _pairs(facts: Any) -> str:
+    return ", ".join(f"{key} {value}" for key, value in facts.items()) if isinstance(facts, dict) else str(facts)
+
+
+def _commit(git: Any) -> str | None:
+    if not isinstance(git, dict) or not git.get("commit"):
+        return None
+    return f"{git['commit']}{', with uncommitted changes' if git.get('dirty') else ''}"

@@ -1,0 +1,94 @@
+"""Every first-order metric equals the slow transcription of its formula."""
+
+from functools import cache
+
+import pytest
+import torch
+
+from esa.data import TokenWindows
+from esa.registry import METRICS
+from tests.conftest import load
+from tests.score.naive import (
+    FIRST_ORDER, Tensors, assert_scores, dense, engine_scores, first_order, load_double, unequal_windows,
+)  # fmt: skip
+
+
+@cache
+def both(architecture: str) -> tuple[dict[str, Tensors], dict[str, Tensors]]:
+    """Return the engine's and the naive scores of one architecture, in one pass each."""
+    loaded, windows = load_double(architecture), unequal_windows()
+    found = engine_scores(loaded, windows, FIRST_ORDER)
+    return {metric: dense(scores) for metric, scores in found.items()}, first_order(loaded, windows)
+
+
+@pytest.mark.parametrize("metric", FIRST_ORDER)
+def test_metric_equals_its_formula(architecture: str, metric: str) -> None:
+    """On every architecture, with windows of unequal lengths, each metric gives what its definition says."""
+    found, expected = both(architecture)
+    assert_scores(found[metric], expected[metric])
+
+
+def test_every_metric_has_a_case() -> None:
+    """A metric that enters the registry needs a formula here or among the curvatures."""
+    assert {*FIRST_ORDER, "hutchinson_diag", "obd"} == set(METRICS)
+
+
+def test_the_comparison_can_fail() -> None:
+    """A score that is one part in a thousand off fails the comparison, and so does a tensor left out."""
+    found, expected = both("llama")
+    name = next(iter(found["wanda"]))
+    with pytest.raises(AssertionError, match=name):
+        assert_scores({**found["wanda"], name: found["wanda"][name] * 1.001}, expected["wanda"])
+    with pytest.raises(AssertionError):
+        assert_scores({name: found["wanda"][name]}, expected["wanda"])
+
+
+def test_windows_are_weighted_by_their_predicted_tokens() -> None:
+    """The plain mean over windows would give another number: the weights T_n are really there."""
+    loaded, windows = load_double("llama"), unequal_windows()
+    name = "model.layers.1.mlp.down_proj.weight"
+    single = [first_order(loaded, unequal_windows_of(windows, n))["grad_squared"][name] for n in range(3)]
+    found = both("llama")[0]["grad_squared"][name]
+    assert_scores({name: found}, {name: sum(t * s for t, s in zip((8, 11, 4), single, strict=True)) / 23})
+    with pytest.raises(AssertionError):
+        assert_scores({name: found}, {name: sum(single) / 3})
+
+
+def unequal_windows_of(windows: TokenWindows, number: int) -> TokenWindows:
+    """Return one of the windows alone."""
+    return TokenWindows((windows.ids[number],), "drawn", "lines", windows.length, False, 1, 0)
+
+
+@pytest.mark.parametrize("metric", FIRST_ORDER)
+def test_order_of_windows_does_not_matter(metric: str) -> None:
+    """Windows in another order give the same scores beyond rounding."""
+    windows = unequal_windows()
+    turned = TokenWindows(windows.ids[::-1], "drawn", "lines", windows.length, False, 3, 0)
+    found = [dense(engine_scores(load_double("mixtral"), w, [metric])[metric]) for w in (windows, turned)]
+    assert_scores(found[0], {name: scores.double() for name, scores in found[1].items()}, rtol=1e-5)
+
+
+def test_metrics_of_one_pass_equal_each_alone(architecture: str) -> None:
+    """Scored together or alone, every metric gives the same bits."""
+    loaded, windows = load(architecture), unequal_windows()
+    metrics = [*FIRST_ORDER, "hutchinson_diag", "obd"]
+    together = engine_scores(loaded, windows, metrics, probes=2)
+    for metric in metrics:
+        alone = engine_scores(loaded, windows, [metric], probes=2)[metric]
+        assert list(alone)
+        for name, scores in alone.items():
+            assert torch.equal(scores.score, together[metric][name].score), (metric, name)
+
+
+@pytest.mark.parametrize("metric", ["act_mag", "wanda"])
+def test_experts_that_see_no_token_score_zero(metric: str) -> None:
+    """An expert to which no token is routed has zero scores, not NaN, and its share of the tokens is zero."""
+    loaded = load("mixtral")
+    with torch.no_grad():
+        router = loaded.parameters()["model.layers.1.mlp.gate.weight"]
+        router[2:] = router[:2] * 1e-3  # |logit| of experts 0 and 1 against nearly nothing ...
+        router[1] = -router[0]  # ... so that one of the two always leads, followed by a near zero
+    windows = unequal_windows(lengths=(6,))
+    found = engine_scores(loaded, windows, [metric])[metric]["model.layers.1.mlp.experts.down_proj"].score
+    expected = first_order(loaded, windows)[metric]["model.layers.1.mlp.experts.down_proj"]
+    assert_scores({"down": found}, {"down": expected}, rtol=1e-4)
