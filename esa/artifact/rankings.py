@@ -36,7 +36,7 @@ def read_ranking(source: str | Path) -> Table:
     header = csv_header(data, name)
     if {"parameter", "index", "group", "rank"} <= set(header):
         return decode(data, "ranking/1", name)
-    return make_table("ranking/1", _older(data, header, name))
+    return make_table("ranking/1", _older(data, header, name), source=name)
 
 
 def parse_indices(text: str) -> tuple[int, ...] | None:
@@ -55,10 +55,14 @@ def _older(data: bytes, header: list[str], name: str) -> pl.DataFrame:
             f" of {', '.join(_INDEX)}; it has {', '.join(header)}",
             where=name,
         )
+    try:
+        text = data.decode("utf-8-sig")  # as spreadsheets write it
+    except UnicodeDecodeError as error:
+        raise ArtifactError(f"is not UTF-8: byte {error.start}", where=name) from None
     rows = []
-    for line, row in enumerate(csv.DictReader(io.StringIO(data.decode())), start=2):
-        numbers = parse_indices(row[indices[0]] or "")
-        if numbers is None:
+    for line, row in enumerate(csv.DictReader(io.StringIO(text, newline=""), restval=""), start=2):
+        numbers = parse_indices(row[indices[0]])
+        if numbers is None or max(numbers) >= 1 << 63:
             raise ArtifactError(
                 f"{row[indices[0]]!r} is not an index; allowed: 128000,3303 or (128000, 3303)",
                 where=f"{name}:{line}: {indices[0]}",
@@ -67,8 +71,8 @@ def _older(data: bytes, header: list[str], name: str) -> pl.DataFrame:
             value = float(row[score]) if score and row[score] else None
         except ValueError:
             raise ArtifactError(f"{row[score]!r} is not a number", where=f"{name}:{line}: {score}") from None
-        if value is not None and math.isnan(value):
-            raise ArtifactError("NaN is not a score", where=f"{name}:{line}: {score}")
+        if value is not None and not math.isfinite(value):
+            raise ArtifactError(f"{value} is not a score; a number is finite or null", where=f"{name}:{line}: {score}")
         single = len(numbers) == 1
         rows.append(
             {

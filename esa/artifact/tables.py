@@ -26,8 +26,8 @@ class Table:
     """A frame with the columns of its ``kind``, and what its file carries beside it.
 
     ``meta`` is text by name: ``run``, ``spec``, ``inputs``, ``version``, and for scores ``anatomy`` (JSON rows of
-    parameter, layer, block, component, shape, numel, output_axis, input_axis, expert_axis, uses), so that a score table is
-    complete also in a pipe.
+    parameter, layer, block, component, shape, numel, output_axis, input_axis, expert_axis, uses) and ``zeros`` (JSON rows
+    of metric, seed, parameter, num_zero), so that a score table is complete also in a pipe.
     """
 
     kind: str
@@ -35,21 +35,31 @@ class Table:
     meta: Mapping[str, str] = field(default_factory=dict)
 
 
-def make_table(kind: str, rows: pl.DataFrame | list[dict[str, object]], meta: Mapping[str, str] | None = None) -> Table:
+def make_table(
+    kind: str,
+    rows: pl.DataFrame | list[dict[str, object]],
+    meta: Mapping[str, str] | None = None,
+    *,
+    source: str | None = None,
+) -> Table:
     """Return ``rows`` as a table of ``kind``: its columns in order and typed, missing ones null.
 
-    Raises ArtifactError for NaN or infinite numbers: the contract knows finite numbers and null.
+    Raises ArtifactError, naming ``source`` (by default the kind), for a value of another type and for NaN or infinite
+    numbers: the contract knows finite numbers and null.
     """
     schema = SCHEMAS[kind]
     frame = rows if isinstance(rows, pl.DataFrame) and rows.width else pl.DataFrame(rows, schema=schema, strict=False)
-    frame = frame.select(
-        (pl.col(name) if name in frame.columns else pl.lit(None)).cast(dtype).alias(name)
-        for name, dtype in schema.items()
-    )
+    try:
+        frame = frame.select(
+            (pl.col(name) if name in frame.columns else pl.lit(None)).cast(dtype).alias(name)
+            for name, dtype in schema.items()
+        )
+    except pl.exceptions.PolarsError as error:
+        raise ArtifactError(f"is no table of {kind}: {str(error).splitlines()[0]}", where=source or kind) from None
     for name, dtype in schema.items():
         if dtype in (pl.Float32, pl.Float64) and not frame[name].is_finite().fill_null(True).all():
             row = (~frame[name].is_finite().fill_null(True)).arg_max() or 0
-            raise ArtifactError(f"row {row}: {frame[name][row]}; a number is finite or null", where=f"{kind}: {name}")
+            raise ArtifactError(f"row {row}: {frame[name][row]}; a number is finite or null", where=f"{source or kind}: {name}")
     return Table(kind, frame, dict(meta or {}))
 
 
@@ -142,7 +152,7 @@ def _decode_parquet(data: bytes, kind: str, name: str, columns: list[str] | None
     }
     if columns is not None:
         return Table(kind, frame, carried)
-    return make_table(kind, frame, carried)
+    return make_table(kind, frame, carried, source=name)
 
 
 def _decode_csv(data: bytes, kind: str, name: str) -> Table:
@@ -152,15 +162,17 @@ def _decode_csv(data: bytes, kind: str, name: str) -> Table:
     if not data.endswith(b"\n"):
         raise ArtifactError("is truncated: its last line does not end", where=name)
     try:
-        frame = pl.read_csv(io.BytesIO(data), schema_overrides=schema, null_values=[""], infer_schema=False)
+        frame = pl.read_csv(io.BytesIO(data), schema_overrides=schema, infer_schema=False)  # "" is text, nothing is null
     except pl.exceptions.PolarsError as error:
         raise ArtifactError(f"cannot be read as CSV: {str(error).splitlines()[0]}", where=name) from None
-    return make_table(kind, frame)
+    frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))  # what polars makes of an empty line
+    return make_table(kind, frame, source=name)
 
 
 def csv_header(data: bytes, name: str) -> list[str]:
     """Return the column names of a CSV text."""
     try:
+        data.partition(b"\n")[0].decode()
         return pl.read_csv(io.BytesIO(data), n_rows=0, infer_schema=False).columns
     except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
         raise ArtifactError(f"is neither Parquet nor CSV: {str(error).splitlines()[0]}", where=name) from None

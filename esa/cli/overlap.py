@@ -1,6 +1,5 @@
 """``esa overlap``: compare rankings."""
 
-import json
 from typing import Annotated
 
 import typer
@@ -89,5 +88,7 @@ def command(
                 sources, by=section.by, k=section.k, p=section.p, universe=section.universe, progress=progress
             )
     if result.summary is not None and not quiet:
-        typer.echo(json.dumps(result.summary, indent=2), err=True)
+        from esa.cli.summary import print_stability
+
+        print_stability(result.summary)
     deliver(result.table, out if result.folder or out else "-", format, result.folder)

@@ -72,31 +72,24 @@ def command(
     }  # fmt: skip
     from esa import rank
     from esa.rank.scores import open_scores
-    from esa.spec import dump_spec, load_spec, spec_from_dict
-    from esa.spec.loading import apply_overrides
+    from esa.spec import apply_overrides, dump_spec, load_spec
 
     changes = [*(overrides or []), *(f"{key}={toml_value(value)}" for key, value in shorthand.items() if value)]
-    carried = None
-    if spec is not None:
-        carried = load_spec(spec, changes)
-    elif source != "-":
-        found = open_scores(source).spec
-        base = found or spec_from_dict({"name": "ranking", "model": {"id": "unknown"}})
-        carried = apply_overrides(base, changes) if found or changes else None
-    else:
-        base = spec_from_dict({"name": "ranking", "model": {"id": "unknown"}})
-        carried = apply_overrides(base, changes)
+    given = load_spec(spec, changes) if spec is not None else None
     if dry_run:
-        typer.echo(dump_spec(carried) if carried else "", nl=False)
-        typer.echo(f"reads {source}; loads no model", err=True)
+        carried = given or (open_scores(source).spec if source != "-" else None)
+        typer.echo(
+            dump_spec(carried if given or carried is None else apply_overrides(carried, changes)) if carried else "",
+            nl=False,
+        )
+        typer.echo(f"# reads {source}; loads no model")
         return
-    section = carried.rank if carried is not None else None
     to_stdout = out is None and source == "-"
     with progress.closing():
         result = rank.run(
             source,
-            spec=carried if source != "-" else None,
-            rank=section,
+            spec=given,
+            overrides=changes if given is None else (),
             metrics=metric,
             out=folder_target(out),
             write=not (is_file_target(out) or to_stdout),

@@ -49,11 +49,14 @@ def command(
         print_plan([chosen], ["score"], folder_target(out))
         return
     from esa import score
-    from esa.artifact import find_table
+    from esa.artifact import Table, find_table, to_json
 
     with progress.closing():
         result = score.run(chosen, out=folder_target(out), force=force, progress=progress)
     if out is not None and is_file_target(out):
-        deliver(find_table(result.folder, "scores/1"), out, format, None)
+        table = find_table(result.folder, "scores/1")
+        # What reads the pipe ranks by the spec of this command, also where the scores were there before.
+        meta = {**table.meta, "spec": to_json(chosen.model_dump(mode="json", exclude_none=True))}
+        deliver(Table(table.kind, table.frame, meta), out, format, None)
     else:
         typer.echo(str(result.folder))

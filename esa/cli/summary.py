@@ -18,20 +18,25 @@ def print_summary(
         print_damage(damage)
         print_worst(damage, ranking, manifest["model"])
     if stability is not None:
-        rows = [
-            [
-                metric,
-                k,
-                number(one["jaccard_mean"], 3),
-                number(one["jaccard_std"], 2),
-                number(one["num_seeds"]),
-                number(one["topk_overlap_size"]),
-            ]
-            for metric, found in stability["metrics"].items()
-            for k, one in found["k"].items()
+        print_stability(stability)
+
+
+def print_stability(stability: Mapping[str, Any]) -> None:
+    """Print how far each metric's top weights agree across seeds."""
+    rows = [
+        [
+            metric,
+            k,
+            number(one["jaccard_mean"], 3),
+            number(one["jaccard_std"], 2),
+            number(one["num_seeds"]),
+            number(one["topk_overlap_size"]),
         ]
-        header = ["metric", "k", "jaccard", "sd", "seeds", "in all"]
-        print_table("Top weights across seeds", header, rows, right=header[1:])
+        for metric, found in stability["metrics"].items()
+        for k, one in found.items()
+    ]
+    header = ["metric", "k", "jaccard", "sd", "seeds", "in all"]
+    print_table("Top weights across seeds", header, rows, right=header[1:])
 
 
 def print_damage(damage: pl.DataFrame) -> None:

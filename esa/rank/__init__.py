@@ -17,7 +17,7 @@ from esa.rank.scores import STRATA, Pair, Pool, Scores, open_scores
 from esa.rank.selectors import READS, Selection
 from esa.rank.units import make_units, name_rows
 from esa.registry import canonical, load
-from esa.spec import Spec, spec_from_dict
+from esa.spec import Spec, apply_overrides, spec_from_dict
 from esa.spec.sections import Rank
 
 MOST_CSV_ROWS = 200_000
@@ -42,6 +42,7 @@ def run(
     rank: Rank | None = None,
     name: str | None = None,
     metrics: Sequence[str] | None = None,
+    overrides: Sequence[str] = (),
     out: Path | None = None,
     root: Path = OUTPUTS,
     write: bool = True,
@@ -51,7 +52,7 @@ def run(
     """Rank the scores of a step folder, a file or ``-``, and write the ranking as a step of its own.
 
     The spec is ``spec``, or the one the source carries; ``rank`` takes the place of its section and ``name`` of its
-    name; ``metrics`` keeps only some of the scored ones. With ``write`` the step goes to ``out`` (a folder; a ``.csv``
+    name, and ``overrides`` (``rank.k=[5]``) change single keys; ``metrics`` keeps only some of the scored ones. With ``write`` the step goes to ``out`` (a folder; a ``.csv``
     or ``.parquet`` path gets the table alone), by default ``root/<name>/rank-<id>``; a finished one is reused unless
     ``force``. Standard input is ranked without a folder. Rows: metric (as scored; random groups, which have none,
     last), seed, group as asked, draw, unit in named_parameters order, rank.
@@ -60,6 +61,7 @@ def run(
     progress = progress or Silent()
     scores = open_scores(source)
     spec = _resolve(scores, source, spec, rank, name)
+    spec = apply_overrides(spec, overrides) if overrides else spec
     pairs = _filter(scores, metrics)
     inputs = scores.inputs if metrics is None else {**scores.inputs, "metrics": ",".join(_names(pairs))}
     alone = out is not None and out.suffix.lower() in (".csv", ".parquet")

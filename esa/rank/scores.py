@@ -65,7 +65,7 @@ class Pool:
 class Scores:
     """A source of kept scores: what it says of the tensors, and the rows themselves, still unread.
 
-    ``anatomy``: the JSON that a Parquet table carries, None for CSV. ``inputs``: what the id of a ranking is made of.
+    ``anatomy``: the JSON that a Parquet table carries, None for CSV; ``zeros``: its numbers of zero scores, likewise. ``inputs``: what the id of a ranking is made of.
     """
 
     where: str
@@ -78,6 +78,7 @@ class Scores:
     spec: Spec | None = None
     totals: pl.DataFrame | None = None
     margins: pl.LazyFrame | None = None
+    zeros: pl.DataFrame | None = None
 
     def pool(self, metric: str | None, seed: int | None, strata: Collection[str]) -> Pool:
         """Read the rows of one metric and seed. Raises ArtifactError for a parameter that the anatomy lacks."""
@@ -116,6 +117,8 @@ class Scores:
 
     def _num_zero(self, metric: str | None, seed: int | None) -> dict[int, int] | None:
         frame = self.of_tensors(metric, seed)
+        if frame is None:
+            frame = None if self.zeros is None else self.number(self.zeros.filter(_of(metric, seed)))
         if frame is None:
             return None
         return dict(frame.filter(pl.col("num_zero") > 0).select("tensor", "num_zero").iter_rows())
@@ -167,7 +170,15 @@ def _opened(where: str, rows: pl.LazyFrame, meta: dict[str, str], **more: Any) -
     seeds: Sequence[int] = list(dict.fromkeys(seed for _, seed in pairs if seed is not None))
     if not seeds:  # metrics that read no data: the seeds of the spec still name the random groups
         seeds = spec.score.seeds if spec is not None else (0,)
-    return Scores(where, rows, tensors, anatomy, pairs=pairs, seeds=tuple(seeds), spec=spec, **more)
+    zeros = _zeros(meta["zeros"]) if "zeros" in meta else None
+    return Scores(where, rows, tensors, anatomy, pairs=pairs, seeds=tuple(seeds), spec=spec, zeros=zeros, **more)
+
+
+def _zeros(text: str) -> pl.DataFrame:
+    """Return the numbers of zero scores that a Parquet table of scores carries."""
+    names = ("metric", "seed", "parameter", "num_zero")
+    schema = {name: SCHEMAS["tensors/1"][name] for name in names}
+    return pl.DataFrame(json.loads(text), schema=schema, orient="row")
 
 
 def _tensor(entry: dict[str, Any]) -> Tensor:

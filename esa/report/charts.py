@@ -42,7 +42,7 @@ def _damage_panel(points: pl.DataFrame, metric: str, *, left: bool, single: bool
     low, high = ratio_domain(points["ratio"])
     ticks = log_ticks(low, high, 7)
     ks = [str(k) for k in sorted(points["k"].drop_nulls().unique().to_list())]
-    x = alt.X("k:O", title="weights (k)", scale=alt.Scale(domain=ks), axis=alt.Axis(labelAngle=0, ticks=False))
+    x = alt.X("k:O", title="weights at once (k)", scale=alt.Scale(domain=ks), axis=alt.Axis(labelAngle=0, ticks=False))
     offset = alt.XOffset("group:N", scale=alt.Scale(domain=groups, paddingOuter=0.7))
     y = alt.Y(
         "ratio:Q",
@@ -90,7 +90,7 @@ def heat_map(matrix: pl.DataFrame) -> alt.LayerChart:
     x = alt.X("b:N", sort=names, title=None, axis=alt.Axis(labelAngle=-50, **axis))
     y = alt.Y("a:N", sort=names, title=None, axis=alt.Axis(**axis))
     base = alt.Chart(matrix)
-    legend = alt.Legend(orient="bottom", gradientLength=min(220, side), gradientThickness=10, tickCount=5)
+    legend = alt.Legend(orient="bottom", gradientLength=160, gradientThickness=10, values=[0, 0.5, 1])
     squares = base.mark_rect(stroke="white", strokeWidth=1 if cell > TYPE else 0.3).encode(
         x=x,
         y=y,
@@ -104,7 +104,7 @@ def heat_map(matrix: pl.DataFrame) -> alt.LayerChart:
     layers = [squares]
     if cell >= 27:
         shown = "datum.jaccard == 0 ? '0' : datum.jaccard == 1 ? '1' : format(datum.jaccard, '.2f')"
-        ink = alt.condition("datum.jaccard > 0.45", alt.value("#ffffff"), alt.value(PALETTE["ink"]))
+        ink = alt.condition("datum.jaccard > 0.58", alt.value("#ffffff"), alt.value(PALETTE["ink"]))
         text = base.mark_text(fontSize=TYPE).transform_calculate(shown=shown)
         layers.append(text.encode(x=x, y=y, text="shown:N", color=ink))
     title = alt.Title(

@@ -14,7 +14,7 @@ COMPONENTS = (
     "embed", "attn.q", "attn.k", "attn.v", "attn.qkv", "attn.o", "mlp.gate", "mlp.up", "mlp.gate_up", "mlp.down", "router",
     "expert.gate", "expert.up", "expert.gate_up", "expert.down", "norm", "lm_head", "other",
 )  # fmt: skip
-PANEL = 310
+PANEL, HEIGHT = 310, 105
 _SHARE = "share of score"
 _WEIGHTS = "share of weights"
 
@@ -58,28 +58,26 @@ def _distribution_panel(rows: pl.DataFrame, cuts: pl.DataFrame, metric: str, las
         .encode(x=x, x2="high", y=y, y2="floor")
     )
     layers: list[alt.Chart] = [bars]
-    if cuts.height:
-        rule = alt.Chart(cuts).mark_rule(color=PALETTE["red"], strokeWidth=1.1)
-        layers.append(rule.encode(x=alt.X("score:Q")))
-        text = alt.Chart(_cut_labels(cuts, low, high)).mark_text(color=PALETTE["red"], fontSize=TYPE, baseline="bottom")
-        layers.append(text.encode(x=alt.X("at:Q"), y=alt.value(-1), text="ks:N"))
+    layers += _cut_marks(cuts, low, high)
     return alt.LayerChart(layer=layers).properties(
-        width=PANEL, height=105, title=alt.Title(metric, fontSize=TYPE, anchor="start", offset=4)
+        width=PANEL, height=HEIGHT, title=alt.Title(metric, fontSize=TYPE, anchor="start", offset=4)
     )
 
 
-def _cut_labels(cuts: pl.DataFrame, low: float, high: float) -> pl.DataFrame:
-    """Return where the labels of the cuts stand; those that would touch become one: ``1, 10``."""
-    labels: list[tuple[list[float], list[str]]] = []
-    for k, score in cuts.sort("k").select("k", "score").iter_rows():
+def _cut_marks(cuts: pl.DataFrame, low: float, high: float) -> list[alt.Chart]:
+    """Return a rule per cut with its k on the left of its upper end, a line higher where it would touch the cut before."""
+    layers = []
+    before, line = -math.inf, 0
+    for k, score in cuts.sort("score").select("k", "score").iter_rows():
         at = PANEL * math.log(score / low) / math.log(high / low)
-        if labels and labels[-1][0][-1] - at < 4 * (len(", ".join(labels[-1][1])) + len(number(k))) + 2:
-            labels[-1][0].append(at)
-            labels[-1][1].append(number(k))
-        else:
-            labels.append(([at], [number(k)]))
-    place = [low * (high / low) ** (sum(ats) / len(ats) / PANEL) for ats, _ in labels]
-    return pl.DataFrame({"at": place, "ks": [", ".join(reversed(ks)) for _, ks in labels]})
+        line = line + 1 if at - 7 * len(number(k)) - 6 < before else 0
+        before, top = at, -13 * line
+        base = alt.Chart(pl.DataFrame({"score": [score], "k": [number(k)]})).encode(x=alt.X("score:Q"))
+        rule = base.mark_rule(color=PALETTE["red"], strokeWidth=1.1)
+        layers.append(rule.encode(y=alt.value(top - 13), y2=alt.value(HEIGHT)))
+        text = base.mark_text(color=PALETTE["red"], align="right", baseline="top", dx=-3)
+        layers.append(text.encode(y=alt.value(top - 13), text="k:N"))
+    return layers
 
 
 def component_chart(shares: pl.DataFrame) -> alt.ConcatChart:

@@ -84,7 +84,7 @@ def _distribution(run: Gathered, histogram: pl.DataFrame) -> Iterator[Figure]:
     if left_out:
         caption += f" Not drawn: {number(left_out)} weights, the lowest {100 * LEFT_OUT:g} % of each metric at most."
     if zeros := _zeros(run.tensors):
-        caption += f" {number(zeros)} scores are zero and have no place on the axis."
+        caption += f" {number(zeros)} scores, all metrics together, are zero and have no place on the axis."
     chart = charts_scores.distribution_chart(shown, cuts)
     yield Figure("distribution", "distribution", chart, whole, "Distribution of the scores", caption)
 

@@ -45,8 +45,8 @@ def extent(damage: pl.DataFrame) -> list[str]:
     if not harmed and not counts["nonfinite"]:
         found.append(f"**No case of {number(cases.height)} raises the perplexity: none raises the mean NLL {beyond}.**")
         top = cases["delta_nll"].max()
-        if top is not None:
-            found[0] += f" The largest change of the mean NLL is {number(float(top))} nats per token."  # type: ignore[arg-type]
+        if top is not None and float(top) > 0:  # type: ignore[arg-type]
+            found[0] += f" The largest rise of the mean NLL is {number(float(top))} nats per token."  # type: ignore[arg-type]
     else:
         found.append(f"{number(harmed)} of {number(cases.height)} cases raise the mean NLL {beyond}.")
     if counts["collapsed"] or counts["uniform"]:
@@ -81,8 +81,9 @@ def _worst_sentence(worst: pl.DataFrame, num_parameters: int | None) -> str:
         return f"**{what}, leaves NaN or Inf in the logits** ({number(broken)} of {tried} do)."
     delta = f"{number(row['delta_nll'])} nats per token"
     if row["below_floor"] or (row["delta_nll"] or 0) <= 0:
-        why = "within the noise floor" if row["below_floor"] else "no rise"
-        return f"None of {tried} raises the perplexity {changed}: the mean NLL changes by {delta} at most, {why}."
+        floor = ", within the noise floor" if row["below_floor"] else ""
+        rise = f"rises by {delta} at most{floor}" if (row["delta_nll"] or 0) > 0 else f"rises for none{floor}"
+        return f"Of {tried}, each {changed}, none raises the perplexity: the mean NLL {rise}."
     ratio = f", {number(row['ratio'])} times" if row["ratio"] is not None else ""
     after = f"takes perplexity from {number(row['ppl_base'])} to {_ppl(row['ppl'])}{ratio}"
     return f"**{what}, {after}** (delta NLL {delta}; the most of {tried})."
@@ -99,7 +100,8 @@ def group_sentences(damage: pl.DataFrame) -> list[str]:
             own = part.filter(pl.col("metric").eq_missing(metric) | pl.col("metric").is_null())
             by = f" by {code(metric, cell=False)}" if metric is not None else ""
             how = "one weight at a time" if alone else "k weights together"
-            head = f"**{escape(label(str(method), options))}, top weights{by}**, {how}, perplexity {number(own['ppl_base'][0])} intact:"
+            head = f"**{escape(label(str(method), options))}, top weights{by}**, {how};"
+            head += f" intact perplexity {number(own['ppl_base'][0])}:"
             ks = own.filter(pl.col("group") == "top_k")["k"].unique(maintain_order=True).to_list()
             lines = [f"  - {_compare(own.filter(pl.col('k') == k), k, alone)}" for k in ks]
             found.append("\n".join([head, *lines]))
@@ -129,13 +131,11 @@ def _cell(row: dict[str, Any], alone: bool) -> str:
     notes += [escape(row["outcome"])] if row["outcome"] != "ok" else []
     shown = _ppl(row["ppl_mean"])
     if row["cases"] > 1:
-        cases = f"{number(row['cases'])} {'weights' if alone else 'draws' if row['group'] == 'random_k' else 'cases'}"
-        if row["ppl_mean"] is None:
-            shown += f" over {cases}"
-        elif number(row["ppl_min"]) == number(row["ppl_max"]):
-            shown += f" over {cases}"
-        else:
-            shown += f" on average, {number(row['ppl_max'])} at most over {cases}"
+        noun = "weights" if alone else "draws" if row["draws"] == row["cases"] else "cases"
+        among = number(row["cases"]) if row["measured"] == row["cases"] else f"{row['measured']} of {row['cases']}"
+        same = row["ppl_mean"] is None or number(row["ppl_min"]) == number(row["ppl_max"])
+        most = "" if same else f" on average, {number(row['ppl_max'])} at most"
+        shown += f"{most} over {among} {noun}"
     return shown + (f" ({', '.join(notes)})" if notes else "")
 
 
@@ -172,8 +172,11 @@ def agreement_sentences(overlap: pl.DataFrame) -> list[str]:
     means = means.filter(pl.col("jaccard").is_not_null()).sort("jaccard", descending=True, maintain_order=True)
     if means.height:
         most, least = means.row(0, named=True), means.row(-1, named=True)
-        text = f"Of two metrics, the top {k} agree most for {_pair(most)}"
-        found.append(text + (f" and least for {_pair(least)}." if means.height > 1 else "."))
+        if number(most["jaccard"]) == number(least["jaccard"]):
+            pairs = _pair(most) if means.height == 1 else f"any two alike (Jaccard {number(most['jaccard'])})"
+            found.append(f"Between metrics, agreement of the top {k}: {pairs}.")
+        else:
+            found.append(f"Between metrics, the top {k} agree most for {_pair(most)} and least for {_pair(least)}.")
     return found
 
 

@@ -17,7 +17,7 @@ RUN_FILE = "run.json"
 STEPS = ("score", "rank", "perturb", "overlap")
 STABILITY = "stability_summary.json"
 _UPSTREAM = {"rank": "score", "perturb": "rank", "overlap": "rank"}
-_UNREAD = frozenset({"scores/1", "windows/1"})  # a report does without them: they are large
+_UNREAD = frozenset({"scores/1", "margins/1", "windows/1"})  # a report does without them: they are large
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,7 @@ def _several(values: Iterable[Any], shown: Any = None) -> str:
         lambda value: value if isinstance(value, str) and value[:1].isdigit() and "," in value else code(value)
     )
     found = list(dict.fromkeys(show(value) for value in values if value is not None))
-    return ", ".join(found) if found else MISSING
+    return "; ".join(found) if found else MISSING
 
 
 def _known(models: list[dict[str, Any]], key: str) -> list[int]:

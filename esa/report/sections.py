@@ -116,7 +116,7 @@ def stability_table(summary: dict[str, Any]) -> str:
             number(entry.get("jaccard_mean")), number(entry.get("jaccard_std")), number(entry.get("topk_overlap_size")),
         ]
         for metric, found in summary.get("metrics", {}).items()
-        for k, entry in found.get("k", {}).items()
+        for k, entry in found.items()
     ]  # fmt: skip
     header = ["metric", "k", "seeds", "pairs", "mean Jaccard", "standard deviation", "in every list"]
     return table(header, rows, "lrrrrrr") if rows else ""

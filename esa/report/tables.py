@@ -13,14 +13,17 @@ _OVERFLOW = pl.col("ppl").is_null() & pl.col("nll").is_not_null()
 def collapse(damage: pl.DataFrame) -> pl.DataFrame:
     """Return one row per method, options, unit, metric, group and k of ``damage/1``; draws, repeats and seeds fall together.
 
-    ``cases`` counts them. Means, ``ppl_min`` and ``ppl_max`` are over the cases that have a perplexity; both ``ppl_mean``
-    and ``ppl_max`` are null where the perplexity of a case overflows (``overflow`` counts those). ``ratio`` is ``ppl_mean``
-    over the intact perplexity. ``delta_low`` and ``delta_high`` stay where there is one case. ``below_floor``: in every case.
-    ``outcome`` counts the outcomes where they differ: ``3 ok, 2 nonfinite``. The order is that of the table.
+    ``cases`` counts them, ``measured`` those with a perplexity, ``draws`` the distinct draws. Means, ``ppl_min`` and
+    ``ppl_max`` are over the measured ones; both ``ppl_mean`` and ``ppl_max`` are null where the perplexity of a case
+    overflows (``overflow`` counts those). ``ratio`` is ``ppl_mean`` over the intact perplexity. ``delta_low`` and
+    ``delta_high`` stay where there is one case. ``below_floor``: in every case. ``outcome`` counts the outcomes where they
+    differ: ``3 ok, 2 nonfinite``. The order is that of the table.
     """
     single = pl.len() == 1
     rows = damage.group_by(_KEYS, maintain_order=True).agg(
         pl.len().alias("cases"),
+        pl.col("ppl").count().alias("measured"),
+        pl.col("draw").n_unique().alias("draws"),
         pl.col("ppl").mean().alias("ppl_mean"),
         pl.col("ppl").min().alias("ppl_min"),
         pl.col("ppl").max().alias("ppl_max"),

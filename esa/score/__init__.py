@@ -129,8 +129,8 @@ def _join_parts(
     step: Step, scratch: Path, metrics: list[Metric], seeds: tuple[int, ...], chosen: Mapping[str, ParameterInfo]
 ) -> None:
     """Write each table from its parts: by metric, seed, tensor."""
-    anatomy = to_json([info.record() for info in chosen.values()])
-    for kind in KINDS:
+    meta = {"anatomy": to_json([info.record() for info in chosen.values()])}
+    for kind in reversed(KINDS):  # tensors/1 before scores/1, which carries its zeros
         stem = kind.partition("/")[0]
         parts = [
             scratch / f"{_stem(seed)}.{metric.name}.{stem}.parquet"
@@ -138,4 +138,8 @@ def _join_parts(
             for seed in ((None,) if metric.needs == Needs.WEIGHTS else seeds)
         ]
         frame = pl.concat([pl.read_parquet(part, schema=SCHEMAS[kind]) for part in parts])
-        write_table(Table(kind, frame, step.meta(anatomy=anatomy)), step.folder / f"{stem}.parquet")
+        if kind == "tensors/1":
+            zeros = frame.filter(pl.col("expert").is_null() & (pl.col("num_zero") > 0))
+            rows = zeros.select("metric", "seed", "parameter", "num_zero").iter_rows()
+            meta["zeros"] = to_json([list(row) for row in rows])
+        write_table(Table(kind, frame, step.meta(**meta)), step.folder / f"{stem}.parquet")

@@ -58,11 +58,3 @@ def _opened(value: str, depth: int) -> tuple[int, str]:
         elif token in "]}":
             depth = max(0, depth - 1)
     return depth, ""
-
-
-def line_of(lines: dict[Path, int], path: Path) -> int | None:
-    """Return the line of the longest known beginning of ``path``."""
-    for end in range(len(path), 0, -1):
-        if path[:end] in lines:
-            return lines[path[:end]]
-    return None

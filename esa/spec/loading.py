@@ -15,6 +15,13 @@ from esa.spec.lines import Path as KeyPath
 from esa.spec.lines import key_lines
 from esa.spec.sections import Perturb, Spec
 
+# What pydantic says of Python types, in the words of TOML.
+_WORDS = {
+    "tuple_type": "input should be a list",
+    "model_type": "input should be a table",
+    "dict_type": "input should be a table",
+    "too_short": "needs at least one value",
+}
 Origins = dict[KeyPath, str]  # key path -> "file:line" or "--set"
 
 
@@ -50,7 +57,7 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> list[Spec]:
         member = tomllib.loads(tomli_w.dumps(tree))
         for key, value in zip(points, values, strict=True):
             _set(member, key, value, where=f"{path}: sweep")
-            origins[_key_path(key)] = origins.get(("sweep", *_key_path(key)), f"{path}: sweep")
+            origins[_key_path(key)] = origins.get(("sweep", *key.split(".")), f"{path}: sweep")
         member["name"] = f"{tree.get('name', 'run')}-{number:02d}"
         runs.append(_validate(member, origins, str(path)))
     return runs
@@ -142,7 +149,7 @@ def _set(tree: dict[str, Any], dotted: str, value: Any, where: str) -> None:
     """Set ``section.key`` or ``perturb.0.key`` in ``tree``."""
     node: Any = tree
     *parents, last = dotted.split(".")
-    for part, following in zip(parents, [*parents[1:], last], strict=True):
+    for part, following in zip(parents, [*parents, last][1:], strict=True):
         if isinstance(node, list):
             if not part.isdecimal() or int(part) >= len(node):
                 raise SpecError([f"{where}: '{part}' is not one of its {len(node)} tables, counted from 0"])
@@ -160,7 +167,9 @@ def _validate(tree: dict[str, Any], origins: Origins, path: str) -> Spec:
     try:
         return Spec.model_validate(_tuples(tree))
     except ValidationError as error:
-        problems = [_problem(dict(item), origins, path) for item in error.errors()]
+        # A list that lost its only item to an error of that item is not too short as well.
+        items = [dict(item) for item in error.errors() if item["type"] != "too_short" or not item["input"]]
+        problems = [_problem(item, origins, path) for item in items]
         hint = f"esa check {path} validates without running" if path.endswith(".toml") else None
         raise SpecError(list(dict.fromkeys(problems)), hint=hint) from None
 
@@ -193,9 +202,12 @@ def _problem(item: dict[str, Any], origins: Origins, path: str) -> str:
         return f"{at}: {dotted}: is required and missing"
     if kind == "union_tag_not_found":
         return f"{at}: {dotted}: needs method; known: {', '.join(_method_names())}"
-    message = item["msg"].removeprefix("Value error, ")
+    if kind == "union_tag_invalid":
+        given = given["method"] if isinstance(given, dict) else given
+        return f"{at}: {dotted}: {_toml(given)} is not a method; known: {', '.join(_method_names())}"
+    message = _WORDS.get(kind) or item["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
-    shown = "" if kind == "value_error" or isinstance(given, dict) else f", not {_toml(given)}"
+    shown = "" if kind in ("value_error", "too_short") or isinstance(given, dict) else f", not {_toml(given)}"
     return f"{at}: {dotted}: {message}{shown}"
 
 

@@ -30,6 +30,12 @@ def _one_or_many(value: Any) -> Any:
     return (value,) if isinstance(value, int | str) else value
 
 
+def _bos(value: Any) -> Any:
+    if not isinstance(value, bool) and value != "auto":
+        raise ValueError(f"{value!r} is not allowed; allowed: true, false, 'auto'")
+    return value
+
+
 def _source(value: str) -> str:
     kind, _, rest = value.partition(":")
     if kind not in ("builtin", "file") or not rest:
@@ -41,6 +47,7 @@ MetricName = Annotated[str, _registered("metric")]
 GroupName = Annotated[str, _registered("group")]
 Seed = Annotated[int, Field(ge=0)]
 Source = Annotated[str, AfterValidator(_source)]
+Bos = Annotated[bool | Literal["auto"], BeforeValidator(_bos)]
 Counts = Annotated[
     tuple[Annotated[int, Field(ge=1)], ...],
     BeforeValidator(_one_or_many),
@@ -97,7 +104,7 @@ class Windows(Section):
     packing: Literal["stream", "lines"] = Field(
         default="stream", description="stream: consecutive windows; lines: one window per non-empty line"
     )
-    bos: bool | Literal["auto"] = Field(
+    bos: Bos = Field(
         default="auto", description="open each window with BOS; auto asks the tokenizer"
     )
     sample: Literal["random", "first"] = Field(default="random", description="draw windows by seed, or take the first")

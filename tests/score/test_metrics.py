@@ -82,13 +82,9 @@ def test_metrics_of_one_pass_equal_each_alone(architecture: str) -> None:
 
 @pytest.mark.parametrize("metric", ["act_mag", "wanda"])
 def test_experts_that_see_no_token_score_zero(metric: str) -> None:
-    """An expert to which no token is routed has zero scores, not NaN, and its share of the tokens is zero."""
-    loaded = load("mixtral")
-    with torch.no_grad():
-        router = loaded.parameters()["model.layers.1.mlp.gate.weight"]
-        router[2:] = router[:2] * 1e-3  # |logit| of experts 0 and 1 against nearly nothing ...
-        router[1] = -router[0]  # ... so that one of the two always leads, followed by a near zero
-    windows = unequal_windows(lengths=(6,))
-    found = engine_scores(loaded, windows, [metric])[metric]["model.layers.1.mlp.experts.down_proj"].score
-    expected = first_order(loaded, windows)[metric]["model.layers.1.mlp.experts.down_proj"]
-    assert_scores({"down": found}, {"down": expected}, rtol=1e-4)
+    """An expert to which no token is routed scores zero, not NaN; the two that saw every token do not."""
+    name = "model.layers.1.mlp.experts.down_proj"
+    same_token = TokenWindows(((5, 5, 5),), "drawn", "lines", 3, False, 1, 0)  # equal inputs, so equal routes
+    found = engine_scores(load("mixtral"), same_token, [metric])[metric][name].score
+    assert sorted(int((expert == 0).all()) for expert in found) == [0, 0, 1, 1]
+    assert bool(torch.isfinite(found).all())
