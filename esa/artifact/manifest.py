@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -20,6 +21,7 @@ _PACKAGES = (
     "torch", "transformers", "tokenizers", "safetensors", "gguf", "accelerate", "numpy", "scipy", "polars", "altair",
     "vl-convert-python", "pydantic", "typer",
 )  # fmt: skip
+_ABSOLUTE = re.compile(r"(?:(?<=[=:,\"'\[])|^)[/~][^:,=\"'\]]*")  # also within --out=/a/b, model.id=/a/b and file:/a/b
 
 
 def environment() -> dict[str, Any]:
@@ -72,7 +74,7 @@ def peak_memory_bytes() -> int:
 
 def command_line() -> list[str]:
     """Return the words of the command, the program as ``esa``, absolute paths by their last part."""
-    return ["esa", *(Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:])]
+    return ["esa", *(_ABSOLUTE.sub(lambda match: Path(match[0]).name, word) for word in sys.argv[1:])]
 
 
 def write_manifest(folder: Path, content: dict[str, Any]) -> None:

@@ -22,8 +22,8 @@ JOURNAL = "cases.jsonl"
 STEP_KEYS: dict[str, tuple[str, ...]] = {
     "score": ("model", "calibration", "score"),
     "rank": ("rank",),
-    "perturb": ("model", "eval", "rank.k", "rank.seeds", "perturb"),
-    "overlap": ("overlap",),
+    "perturb": ("model", "eval", "score.seeds", "rank.k", "rank.seeds", "perturb"),  # the first seed drives the draws
+    "overlap": ("overlap", "score.metrics", "rank.k"),  # the order of the lists, and K where overlap.k is not given
     "eval": ("model", "eval"),
     "report": ("name", "question"),
 }
@@ -85,11 +85,17 @@ class Step:
         return True
 
     def begin(self, *, force: bool = False) -> None:
-        """Make the folder and write the resolved spec; ``force`` first takes away what an earlier run left."""
-        if force and self.folder.exists():
-            for name in [MANIFEST_NAME, JOURNAL]:
-                (self.folder / name).unlink(missing_ok=True)
-        write_text(self.folder / "spec.toml", dump_spec(self.spec))
+        """Make the folder and write the resolved spec.
+
+        ``force`` first takes away what an earlier run left; the journal of another step that was killed here goes anyway.
+        """
+        path, opening = self.folder / "spec.toml", f"# {self.step}-{self.id}\n"
+        ours = path.is_file() and path.read_text(encoding="utf-8").startswith(opening)
+        if force:
+            (self.folder / MANIFEST_NAME).unlink(missing_ok=True)
+        if force or not ours:
+            (self.folder / JOURNAL).unlink(missing_ok=True)
+        write_text(path, opening + dump_spec(self.spec))
         self._started = time.perf_counter()
 
     def meta(self, **more: str) -> dict[str, str]:

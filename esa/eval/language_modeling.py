@@ -17,7 +17,8 @@ _CHUNK = 256  # positions turned into probabilities at once
 class Measured:
     """What an evaluation found. Per window: NLL sums (nats), predicted tokens, correct ones; over all: agreement and KL.
 
-    ``nonfinite``: NaN or infinity among the logits; every metric is then None, never zero.
+    ``nonfinite``: NaN or infinity among the logits, or finite ones further apart than float32 holds; every metric is then
+    None, never zero.
     """
 
     nll: list[float] = field(default_factory=list)
@@ -118,6 +119,9 @@ def add_batch(measured: Measured, logits: Tensor, ids: Tensor, intact: Tensor | 
             agreeing += int((choice == reference[part].argmax(-1)).sum())
             logq = F.log_softmax(reference[part].float(), dim=-1)
             divergence += float(F.kl_div(logp, logq, reduction="none", log_target=True).sum(-1).double().sum())
+    if not (torch.isfinite(nll).all() and math.isfinite(divergence)):
+        measured.nonfinite = True
+        return
     measured.nll += nll.view(batch, -1).sum(1).tolist()
     measured.num_correct += correct.view(batch, -1).sum(1).tolist()
     if reference is not None:

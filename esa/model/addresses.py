@@ -42,7 +42,7 @@ def parse_address(text: str, table: Mapping[str, ParameterInfo], where: str = "-
     """
     name, separator, numbers = text.rpartition(":")
     parts = [part.strip() for part in numbers.split(",")]
-    if not separator or not all(part.isdigit() for part in parts):
+    if not separator or not all(part.isdecimal() for part in parts):
         raise TargetError(f"'{text}' is not an address; allowed: PARAMETER:I,J", where=where)
     info = find_parameter(name, table, where)
     return info.name, locate(info, [int(part) for part in parts], where)

@@ -113,13 +113,17 @@ class BlockStack:
     @contextmanager
     def _replaced(self, forwards: dict[int, Callable[..., Any]]) -> Iterator[None]:
         """Give blocks another forward for a while."""
+        before = {number: self.blocks[number].__dict__.get("forward") for number in forwards}
         try:
             for number, forward in forwards.items():
                 self.blocks[number].forward = forward
             yield
         finally:
-            for number in forwards:
-                self.blocks[number].__dict__.pop("forward", None)
+            for number, own in before.items():
+                if own is None:  # the class's forward
+                    self.blocks[number].__dict__.pop("forward", None)
+                else:
+                    self.blocks[number].forward = own
 
     def _check_sharing(self) -> None:
         owners: dict[int, int] = {}

@@ -55,10 +55,19 @@ def load_model(section: ModelSection, progress: Progress | None = None) -> Loade
     dtype = getattr(torch, section.dtype)
     shared = {"revision": section.revision, "trust_remote_code": section.trust_remote_code, **source.arguments()}
     with quiet(), explained(section):
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            source.location, dtype=dtype, use_safetensors=None if source.gguf else True, **shared
+        model, report = transformers.AutoModelForCausalLM.from_pretrained(
+            source.location,
+            dtype=dtype,
+            use_safetensors=None if source.gguf else True,
+            output_loading_info=True,
+            **shared,
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(source.location, **shared)
+    if report["missing_keys"]:  # transformers draws them at random, with a warning
+        missing = sorted(report["missing_keys"])
+        raise ModelError(
+            f"the files of '{section.id}' lack {len(missing)} of its parameters, such as {missing[0]}", where="model.id"
+        )
     if section.shape is not None:
         check_shape(section.shape, model.config)
     revision = getattr(model.config, "_commit_hash", None) or section.revision
@@ -73,6 +82,11 @@ def prepare(model: Any, tokenizer: Any, section: ModelSection, device: torch.dev
     Fused experts run one by one: their inputs can then be watched, and their second derivatives exist.
     """
     device = device or choose_device(section.device)[0]
+    if any(getattr(module, "is_causal", True) is False for module in model.modules()):
+        raise ModelError(
+            f"{type(model).__name__} is not a causal language model: its attention sees the tokens that follow",
+            where="model.id",
+        )
     model.eval()
     storage = {name: parameter.dtype for name, parameter in model.named_parameters()}
     if section.compute not in ("auto", section.dtype):
@@ -110,11 +124,18 @@ def check_shape(shape: dict[str, Any], config: Any) -> None:
     problems = []
     for key, stated in shape.items():
         found = getattr(config, key, None)
-        wanted = list(stated) if isinstance(stated, tuple) else stated
+        wanted = _lists(stated)
         if found != wanted:
             problems.append(f"model.shape.{key}: {wanted!r} in the spec, {found!r} in the model's configuration")
     if problems:
         raise SpecError(problems, hint="correct model.shape, or leave it out")
+
+
+def _lists(value: Any) -> Any:
+    """Return ``value`` with its tuples as lists, as a configuration holds them."""
+    if isinstance(value, dict):
+        return {key: _lists(item) for key, item in value.items()}
+    return [_lists(item) for item in value] if isinstance(value, tuple | list) else value
 
 
 def fingerprint(model: nn.Module, names: set[str] | None = None) -> str:
@@ -188,7 +209,16 @@ def explained(section: ModelSection) -> Iterator[None]:
                 where="model.id",
                 hint="read that code, then set model.trust_remote_code = true",
             ) from error
-        if isinstance(error, OSError | ValueError | KeyError | RuntimeError) or "struct" in type(error).__module__:
+        if "model.safetensors" in text:
+            raise ModelError(
+                f"{quoted} holds no model.safetensors",
+                where="model.id",
+                hint="esa opens no pickle (.bin, .pt): load the model elsewhere and save it again with save_pretrained",
+            ) from error
+        if "backend tokenizer" in text:
+            raise ModelError(f"{quoted} holds no tokenizer that can be read", where="model.id") from error
+        readers = type(error).__module__.split(".")[0] in ("struct", "safetensors", "gguf")
+        if readers or isinstance(error, OSError | ValueError | KeyError | RuntimeError):
             raise ModelError(f"{quoted} cannot be loaded: {first}", where="model.id") from error
         raise
 

@@ -23,11 +23,12 @@ def paired_interval(
     if number < 3:
         return None, None
     estimate, error = _ratio(d[None], sizes[None])
-    if error[0] == 0:
+    rounding = 1e-12 * float(np.abs(d).sum() / sizes.sum())  # an error this small is that of equal windows, and no error
+    if error[0] <= rounding:
         return float(estimate[0]), float(estimate[0])
     picks = generator(seed, "bootstrap", name).integers(0, number, (RESAMPLES, number))
     means, errors = _ratio(d[picks], sizes[picks])
-    usable = errors > 0
+    usable = errors > rounding
     studentized = (means[usable] - estimate[0]) / errors[usable]
     low, high = np.quantile(studentized, [(1 - level) / 2, (1 + level) / 2])
     return float(estimate[0] - high * error[0]), float(estimate[0] - low * error[0])

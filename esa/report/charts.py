@@ -2,6 +2,7 @@
 
 import math
 import re
+import textwrap
 from typing import Any
 
 import altair as alt
@@ -28,7 +29,9 @@ def damage_chart(points: pl.DataFrame, effect: str, *, alone: bool = False) -> a
     subtitle = ["dashed: intact; a mark per single weight" if alone else "dashed: intact; a mark per draw or repeat"]
     if broken:
         subtitle.append("cross above the panel: no finite perplexity")
-    what = f"{effect}: weights one at a time" if alone else f"{effect}: k weights together"
+    how = "weights one at a time" if alone else "k weights together"
+    long = len(effect) + len(how) > 44
+    what = [*textwrap.wrap(f"{effect}:", 46), how] if long else [f"{effect}: {how}"]
     return alt.concat(*panels, columns=2, spacing={"row": 10, "column": 12}).properties(
         title=alt.Title(what, subtitle=subtitle, frame="bounds")
     )
@@ -64,6 +67,7 @@ def _damage_panel(points: pl.DataFrame, metric: str, *, left: bool, single: bool
         .encode(x=x, xOffset=offset, y=y, color=color, shape=shape)
     )
     layers: list[alt.Chart] = [intact.encode(y=y), marks]
+    layers.append(panel_title(metric, above=20 if points["ratio"].null_count() else 7))
     broken = rows.filter(pl.col("ratio").is_null())
     if broken.height:
         cross = alt.Chart(broken).mark_point(shape=_CROSS, size=40, strokeWidth=1.8, filled=False, opacity=1)
@@ -71,7 +75,6 @@ def _damage_panel(points: pl.DataFrame, metric: str, *, left: bool, single: bool
     return alt.LayerChart(layer=layers).properties(
         width=300 if single else 145,
         height=170 if single else 140,
-        title=alt.Title(metric, fontSize=TYPE, offset=16 if points["ratio"].null_count() else 5),
     )
 
 
@@ -113,6 +116,13 @@ def heat_map(matrix: pl.DataFrame) -> alt.LayerChart:
     return alt.LayerChart(layer=layers).properties(width=side, height=side, title=title)
 
 
+def panel_title(text: str, above: float = 7) -> alt.Chart:
+    """Return a panel's title as a mark: a real title moves up with whatever else the panel holds, and rows of panels split."""
+    mark = alt.Chart(pl.DataFrame({"text": [text]})).mark_text(align="left", baseline="bottom", fontWeight="bold")
+    title: alt.Chart = mark.encode(x=alt.value(0), y=alt.value(-above), text="text:N")
+    return title
+
+
 def ratio_domain(ratios: pl.Series) -> tuple[float, float]:
     """Return an axis that holds every ratio and shows at least 0.8 to 2, so that noise does not look like an effect."""
     known = ratios.drop_nulls()
@@ -124,7 +134,7 @@ def ratio_domain(ratios: pl.Series) -> tuple[float, float]:
 
 
 def axis_labels(values: list[float]) -> str:
-    """Return a Vega expression that gives each tick its label: 0.001 to 1,000 as they are, else a power of ten."""
+    """Return a Vega expression that gives each tick its label: 0.01 to 10,000 as they are, else with an exponent."""
     expression = "''"
     for value in reversed(values):
         expression = f"datum.value < {value * 1.01!r} ? '{tick_label(value)}' : {expression}"
@@ -132,8 +142,8 @@ def axis_labels(values: list[float]) -> str:
 
 
 def tick_label(value: float) -> str:
-    """Return ``1,000``, ``0.5``, or ``1e-7``: superscripts are missing in most fonts and would fall back to another."""
+    """Return ``10,000``, ``0.5``, or ``1e-7``: superscripts are missing in most fonts and would fall back to another."""
     exponent = math.floor(math.log10(value * (1 + 1e-9)))
-    if -2 <= exponent <= 3:
+    if -2 <= exponent <= 4:
         return f"{value:,.{max(0, -exponent)}f}"
     return f"{round(value / 10.0**exponent)}e{exponent}"

@@ -5,10 +5,10 @@ import math
 import altair as alt
 import polars as pl
 
-from esa.report.charts import axis_labels
+from esa.report.charts import axis_labels, panel_title
 from esa.report.frames import log_ticks
 from esa.report.markdown import number
-from esa.report.theme import PALETTE, TYPE
+from esa.report.theme import PALETTE
 
 COMPONENTS = (
     "embed", "attn.q", "attn.k", "attn.v", "attn.qkv", "attn.o", "mlp.gate", "mlp.up", "mlp.gate_up", "mlp.down", "router",
@@ -58,10 +58,8 @@ def _distribution_panel(rows: pl.DataFrame, cuts: pl.DataFrame, metric: str, las
         .encode(x=x, x2="high", y=y, y2="floor")
     )
     layers: list[alt.Chart] = [bars]
-    layers += _cut_marks(cuts, low, high)
-    return alt.LayerChart(layer=layers).properties(
-        width=PANEL, height=HEIGHT, title=alt.Title(metric, fontSize=TYPE, anchor="start", offset=4)
-    )
+    layers += [*_cut_marks(cuts, low, high), panel_title(metric)]
+    return alt.LayerChart(layer=layers).properties(width=PANEL, height=HEIGHT)
 
 
 def _cut_marks(cuts: pl.DataFrame, low: float, high: float) -> list[alt.Chart]:
@@ -74,9 +72,9 @@ def _cut_marks(cuts: pl.DataFrame, low: float, high: float) -> list[alt.Chart]:
         before, top = at, -13 * line
         base = alt.Chart(pl.DataFrame({"score": [score], "k": [number(k)]})).encode(x=alt.X("score:Q"))
         rule = base.mark_rule(color=PALETTE["red"], strokeWidth=1.1)
-        layers.append(rule.encode(y=alt.value(top - 13), y2=alt.value(HEIGHT)))
+        layers.append(rule.encode(y=alt.value(top), y2=alt.value(HEIGHT)))
         text = base.mark_text(color=PALETTE["red"], align="right", baseline="top", dx=-3)
-        layers.append(text.encode(y=alt.value(top - 13), text="k:N"))
+        layers.append(text.encode(y=alt.value(top), text="k:N"))
     return layers
 
 
@@ -96,10 +94,9 @@ def component_chart(shares: pl.DataFrame) -> alt.ConcatChart:
         tick = alt.Chart(rows).mark_tick(thickness=2, height={"band": 0.9}, orient="vertical", opacity=1)
         ticks = _look(tick, _WEIGHTS).encode(x=alt.X("weight_share:Q", scale=_linear(high)), y=y)
         panels.append(
-            alt.LayerChart(layer=[bars, ticks]).properties(
+            alt.LayerChart(layer=[bars, ticks, panel_title(metric)]).properties(
                 width=285 if len(metrics) == 1 else 138,
                 height=17 * len(order),
-                title=alt.Title(metric, fontSize=TYPE, offset=5),
             )
         )
     return alt.concat(*panels, columns=2, spacing={"row": 10, "column": 14}).properties(
@@ -128,8 +125,7 @@ def depth_chart(shares: pl.DataFrame) -> alt.VConcatChart:
         bars = _look(alt.Chart(rows).mark_bar(opacity=1), _SHARE).encode(x=x, y=y)
         tick = alt.Chart(rows).mark_tick(thickness=2, width={"band": 1.0}, orient="horizontal", opacity=1)
         ticks = _look(tick, _WEIGHTS).encode(x=x, y=alt.Y("weight_share:Q", scale=_linear(high)))
-        title = alt.Title(metric, fontSize=TYPE, offset=5)
-        panels.append(alt.LayerChart(layer=[bars, ticks]).properties(width=PANEL, height=90, title=title))
+        panels.append(alt.LayerChart(layer=[bars, ticks, panel_title(metric)]).properties(width=PANEL, height=90))
     return alt.vconcat(*panels, spacing=8).properties(title=alt.Title("Where the score lies, by block", frame="bounds"))
 
 

@@ -58,11 +58,14 @@ def figures(run: Gathered) -> Iterator[Figure]:
 
 
 def _damage(damage: pl.DataFrame) -> Iterator[Figure]:
+    taken: set[str] = set()
     for (unit, method, options), part in damage.group_by(["unit", "method", "options"], maintain_order=True):
         points = damage_points(part)
         effect = label(str(method), options)
         alone = unit != "joint"
         name = "_".join(["damage", *([str(unit)] if alone else []), _slug(effect)])
+        name += f"_{len(taken)}" if name in taken else ""
+        taken.add(name)
         title = f"Damage of {effect}{f', unit {unit}' if alone else ''}"
         lost = points.filter(pl.col("ratio").is_null()).height
         caption = "Perplexity over the intact perplexity, logarithmic; random_k is shared by all metrics."
@@ -113,4 +116,4 @@ def _shares(tensors: pl.DataFrame) -> Iterator[Figure]:
 
 
 def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.]+", "_", text).strip("_.")[:60] or "method"
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", text).strip("_.")[:60] or "method"

@@ -24,7 +24,7 @@ def findings(run: Gathered) -> list[str]:
     """Return the finding, most important first: Markdown sentences, each computed from the tables of ``run``."""
     sentences: list[str] = []
     if run.damage is not None:
-        sentences += worst_sentences(worst_single(run.damage, run.ranking), run.num_parameters)
+        sentences += worst_sentences(run.damage, worst_single(run.damage, run.ranking), run.num_parameters)
         sentences += extent(run.damage)
         sentences += group_sentences(run.damage)
         sentences += restored_sentence(run.manifests["perturb"])
@@ -62,10 +62,11 @@ def extent(damage: pl.DataFrame) -> list[str]:
     return found
 
 
-def worst_sentences(worst: pl.DataFrame, num_parameters: int | None) -> list[str]:
-    """Say, per method, what the most harmful single weight does, or that none of those tried does anything."""
-    methods = worst.group_by(["method", "options"], maintain_order=True)
-    return [_worst_sentence(part, num_parameters) for _, part in methods]
+def worst_sentences(damage: pl.DataFrame, worst: pl.DataFrame, num_parameters: int | None) -> list[str]:
+    """Say, per method in the order of ``damage``, what the most harmful single weight does, or that none does anything."""
+    parts = dict(worst.partition_by("method", "options", as_dict=True, maintain_order=True))
+    order = damage.select("method", "options").unique(maintain_order=True).rows()
+    return [_worst_sentence(parts[method], num_parameters) for method in order if method in parts]
 
 
 def _worst_sentence(worst: pl.DataFrame, num_parameters: int | None) -> str:
@@ -78,7 +79,7 @@ def _worst_sentence(worst: pl.DataFrame, num_parameters: int | None) -> str:
     what = f"{share}, {_weight(row)}, {changed}"
     if row["outcome"] == "nonfinite":
         broken = worst.filter(pl.col("outcome") == "nonfinite")["target"].n_unique()
-        return f"**{what}, leaves NaN or Inf in the logits** ({number(broken)} of {tried} do)."
+        return f"**{what}, leaves NaN or Inf in the logits** (the case for {number(broken)} of {tried})."
     delta = f"{number(row['delta_nll'])} nats per token"
     if row["below_floor"] or (row["delta_nll"] or 0) <= 0:
         floor = ", within the noise floor" if row["below_floor"] else ""

@@ -29,8 +29,8 @@ _DAMAGE_NOTE = (
     "Joint: the k weights together; single: each alone. Where draws, repeats or weights fall together the perplexity reads"
     " mean [min, max], and ratio is its mean over the intact perplexity. Delta NLL in nats per token, with its 95 % interval"
     " (paired bootstrap over windows) where there is one case. Accuracy: top-1. Agreement: share of positions with the intact"
-    " top-1. KL: mean of KL(intact, perturbed), in nats. Collapsed: perplexity over half the vocabulary. Nonfinite: NaN or Inf"
-    " in the logits."
+    " top-1. KL: mean of KL(intact, perturbed), in nats. Collapsed: perplexity over half the vocabulary. Uniform: collapsed to"
+    " the loss of a uniform guess. Nonfinite: NaN or Inf in the logits."
 )
 
 

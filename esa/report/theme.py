@@ -1,6 +1,7 @@
 """How every figure looks: one palette, one type size, one width; drawn without touching Altair's global state."""
 
 import json
+import re
 from typing import Any
 
 import altair as alt
@@ -81,4 +82,12 @@ def render(chart: alt.TopLevelMixin) -> tuple[bytes, str]:
     version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
     png: bytes = vl_convert.vegalite_to_png(text, vl_version=version, ppi=PPI)
     svg: str = vl_convert.vegalite_to_svg(text, vl_version=version)
-    return png, svg
+    return png, _renumbered(svg)
+
+
+def _renumbered(svg: str) -> str:
+    """Number the ids of gradients and clips by appearance: Vega counts them per process, and bytes would depend on that."""
+    ids = list(dict.fromkeys(re.findall(r'\bid="([^"]+)"', svg)))
+    for number, name in enumerate(ids):
+        svg = re.sub(rf'(?<=id="){re.escape(name)}(?=")|(?<=url\(#){re.escape(name)}(?=\))', f"part{number}", svg)
+    return svg

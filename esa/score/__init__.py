@@ -19,11 +19,11 @@ from esa.progress import Progress, Silent
 from esa.score.collect import KINDS, Collector
 from esa.score.engine import Engine, load_metrics
 from esa.score.metric import Metric, Needs, Scores
-from esa.score.reduce import Indices, largest_weights, reduce_scores
+from esa.score.reduce import Indices, reduce_scores
 from esa.spec import Spec
 
 TABLES = {f"{kind.partition('/')[0]}.parquet": kind for kind in KINDS}
-_PARTS = ".parts"
+_PARTS = ".parts-"  # of one step: a folder given by name may hold what another killed step left
 
 __all__ = ["TABLES", "ScoreResult", "run", "score_step"]
 
@@ -67,7 +67,7 @@ def run(
     metrics = load_metrics(spec.score.metrics)
     windows = calibration_windows(spec.calibration, loaded.tokenizer, spec.score.seeds, progress)
     step.begin(force=force)
-    scratch = step.folder / _PARTS
+    scratch = step.folder / f"{_PARTS}{step.id}"
     if force:
         shutil.rmtree(scratch, ignore_errors=True)
     large: dict[str, Indices] = {}
@@ -94,15 +94,16 @@ def run(
         data=[windows[seed].facts(seed) for seed in spec.score.seeds],
         seeds=list(spec.score.seeds),
     )
-    shutil.rmtree(scratch, ignore_errors=True)
+    for parts in step.folder.glob(f"{_PARTS}*"):
+        shutil.rmtree(parts, ignore_errors=True)
     return ScoreResult(step.folder, step.id, reused=False)
 
 
 def _emitter(collectors: Mapping[str, Collector], large: dict[str, Indices], keep: int, seed: int) -> Any:
     def emit(metric: Metric, info: ParameterInfo, weight: Tensor, scores: Scores, usage: Tensor | None) -> None:
-        if info.numel > 4 * keep and info.name not in large:
-            large[info.name] = largest_weights(weight, keep)
         reduced = reduce_scores(metric.name, info, scores, weight, keep, seed, usage, large.get(info.name))
+        if "large" in reduced.strata:
+            large[info.name] = reduced.strata["large"]
         collectors[metric.name].add(info, reduced)
 
     return emit

@@ -48,7 +48,7 @@ def reduce_scores(
     Strata: ``top`` (score descending, equal ones by index), ``bottom`` (ascending, equal ones in a random order drawn
     once per tensor and seed), ``sample`` (uniform, without replacement), ``large`` (largest abs(w)), ``keep`` rows each; or
     ``all`` for a tensor of at most 4 keep weights. ``large``, if given, is that stratum, known from before.
-    Raises EsaError for NaN or infinite scores.
+    Raises EsaError for NaN or infinite scores or weights.
     """
     flat = scores.score.reshape(-1)
     low, high = (float(value) for value in flat.aminmax())
@@ -59,6 +59,9 @@ def reduce_scores(
             where="score.metrics",
             hint="the model itself may give NaN on this text, or its dtype overflow: try dtype = 'float32'",
         )
+    if large is None and not all(torch.isfinite(bound) for bound in weight.aminmax()):
+        count = int((~torch.isfinite(weight)).sum())
+        raise EsaError(f"{info.name}: {count} of {info.numel} weights are NaN or infinite", where="score.metrics")
     counts, num_zero = _bin_counts(flat)
     if info.numel <= 4 * keep:
         strata = {"all": np.arange(info.numel, dtype=np.int64)}

@@ -121,11 +121,11 @@ class Fake:
                     }
                     layer = parameter.removesuffix(".weight")
                     tensors.append({**row, "layer": layer, "numel": numel, "sum": total, "tied": block is None})
-                    edges = np.arange(-5 * 64, 5 * 64) / 64 + centre
+                    edges = np.arange(-5 * 16, 5 * 16) / 16 + centre
                     share = np.exp(-(((edges - centre) / spread) ** 2) / 2)
                     counts = np.round(numel * share / share.sum()).astype(int)
                     histogram += [
-                        {**row, "bin_low": 10**low, "bin_high": 10 ** (low + 1 / 64), "count": int(count)}
+                        {**row, "bin_low": 10**low, "bin_high": 10 ** (low + 1 / 16), "count": int(count)}
                         for low, count in zip(edges, counts, strict=True) if count
                     ]  # fmt: skip
                 tail = {"metric": metric, "seed": seed, "parameter": f"{WORST}"}

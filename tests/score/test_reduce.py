@@ -1,7 +1,6 @@
 """What the reducers keep of a tensor is what a dense sort of all its scores gives."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -21,27 +20,21 @@ QUANTILES = {"q50": 0.5, "q90": 0.9, "q95": 0.95, "q99": 0.99, "q999": 0.999}
 
 
 def lognormal(draw: np.random.Generator) -> np.ndarray:
+    """Return scores over many decades."""
     return draw.lognormal(0, 3, SHAPE)
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A distribution of scores."""
-
-    make: Callable[[np.random.Generator], np.ndarray]
-
-
-KINDS = {
-    "spread": Kind(lognormal),
-    "half_zero": Kind(lambda draw: lognormal(draw) * (draw.random(SHAPE) < 0.5)),
-    "nearly_all_zero": Kind(lambda draw: lognormal(draw) * (np.arange(1000).reshape(SHAPE) % 100 == 7)),
-    "all_zero": Kind(lambda draw: np.zeros(SHAPE)),
-    "all_equal": Kind(lambda draw: np.full(SHAPE, 0.7)),
-    "quantised": Kind(lambda draw: np.ceil(draw.random(SHAPE) * 6) / 6),
-    "few_zeros": Kind(lambda draw: np.ceil(draw.random(SHAPE) * 6) / 6 * (np.arange(1000).reshape(SHAPE) >= 5)),
-    "tiny": Kind(lambda draw: lognormal(draw) * 1e-42),
-    "huge": Kind(lambda draw: draw.random(SHAPE) * 3e38),
-    "powers_of_ten": Kind(lambda draw: 10.0 ** draw.integers(-30, 30, SHAPE)),
+KINDS: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
+    "spread": lognormal,
+    "half_zero": lambda draw: lognormal(draw) * (draw.random(SHAPE) < 0.5),
+    "nearly_all_zero": lambda draw: lognormal(draw) * (np.arange(1000).reshape(SHAPE) % 100 == 7),
+    "all_zero": lambda draw: np.zeros(SHAPE),
+    "all_equal": lambda draw: np.full(SHAPE, 0.7),
+    "quantised": lambda draw: np.ceil(draw.random(SHAPE) * 6) / 6,
+    "few_zeros": lambda draw: np.ceil(draw.random(SHAPE) * 6) / 6 * (np.arange(1000).reshape(SHAPE) >= 5),
+    "tiny": lambda draw: lognormal(draw) * 1e-42,
+    "huge": lambda draw: draw.random(SHAPE) * 3e38,
+    "powers_of_ten": lambda draw: 10.0 ** draw.integers(-30, 30, SHAPE),
 }
 
 
@@ -55,7 +48,7 @@ def matrix(shape: tuple[int, ...] = SHAPE) -> ParameterInfo:
 def draw_scores(kind: str) -> tuple[Tensor, Tensor]:
     """Return scores and weights, float32."""
     draw = np.random.default_rng(5)
-    scores = torch.from_numpy(KINDS[kind].make(draw)).float()
+    scores = torch.from_numpy(KINDS[kind](draw)).float()
     return scores, torch.from_numpy(draw.standard_normal(SHAPE)).float()
 
 
