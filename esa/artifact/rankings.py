@@ -16,7 +16,8 @@ from esa.errors import ArtifactError
 _PARAMETER = ("parameter", "parameter_name", "layer")
 _INDEX = ("index", "indices")
 _SCORE = ("sensitivity_score", "sensitivity", "score")
-_INDICES = re.compile(r"^\s*\(?\s*(\d+(?:\s*,\s*\d+)*)\s*,?\s*\)?\s*$")
+_NUMBERS = r"\d+(?:\s*,\s*\d+)*"
+_INDICES = re.compile(rf"^\s*(?:\(\s*({_NUMBERS})\s*,?\s*\)|({_NUMBERS}))\s*$")
 
 
 def read_ranking(source: str | Path) -> Table:
@@ -42,7 +43,7 @@ def read_ranking(source: str | Path) -> Table:
 def parse_indices(text: str) -> tuple[int, ...] | None:
     """Return the numbers of ``(128000, 3303)`` or ``128000,3303``, or None for any other text."""
     match = _INDICES.match(text)
-    return tuple(int(part) for part in match[1].split(",")) if match else None
+    return tuple(int(part) for part in (match[1] or match[2]).split(",")) if match else None
 
 
 def _older(data: bytes, header: list[str], name: str) -> pl.DataFrame:

@@ -59,7 +59,9 @@ def make_table(
     for name, dtype in schema.items():
         if dtype in (pl.Float32, pl.Float64) and not frame[name].is_finite().fill_null(True).all():
             row = (~frame[name].is_finite().fill_null(True)).arg_max() or 0
-            raise ArtifactError(f"row {row}: {frame[name][row]}; a number is finite or null", where=f"{source or kind}: {name}")
+            raise ArtifactError(
+                f"row {row}: {frame[name][row]}; a number is finite or null", where=f"{source or kind}: {name}"
+            )
     return Table(kind, frame, dict(meta or {}))
 
 
@@ -99,7 +101,13 @@ def _write_parquet(table: Table, target: BinaryIO | Path) -> None:
 
 def write_stdout(data: bytes) -> None:
     """Write bytes to standard output through a buffer, so that a short write cannot lose any."""
-    with io.BufferedWriter(io.FileIO(os.dup(sys.stdout.fileno()), "w")) as out:
+    sys.stdout.flush()
+    try:
+        descriptor = os.dup(sys.stdout.fileno())
+    except io.UnsupportedOperation:  # standard output was replaced by an object in memory, which takes all there is
+        sys.stdout.buffer.write(data)
+        return
+    with io.BufferedWriter(io.FileIO(descriptor, "w")) as out:
         out.write(data)
 
 
@@ -162,7 +170,9 @@ def _decode_csv(data: bytes, kind: str, name: str) -> Table:
     if not data.endswith(b"\n"):
         raise ArtifactError("is truncated: its last line does not end", where=name)
     try:
-        frame = pl.read_csv(io.BytesIO(data), schema_overrides=schema, infer_schema=False)  # "" is text, nothing is null
+        frame = pl.read_csv(
+            io.BytesIO(data), schema_overrides=schema, infer_schema=False
+        )  # "" is text, nothing is null
     except pl.exceptions.PolarsError as error:
         raise ArtifactError(f"cannot be read as CSV: {str(error).splitlines()[0]}", where=name) from None
     frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))  # what polars makes of an empty line

@@ -124,7 +124,7 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
         table.add_row(*(escape(cell) for cell in row))
     console = stderr_console()
     if not console.is_terminal:
-        console.width = 120
+        console.width = 200
     console.print()
     console.print(table)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from esa.data import TokenWindows
-from esa.eval.language_modeling import Measured, add_batch
+from esa.eval.language_modeling import Measured, Reference, add_batch
 from esa.model import LoadedModel
 
 
@@ -23,7 +23,7 @@ class Evaluator:
         self.vocabulary = int(loaded.model.get_output_embeddings().weight.shape[0])
         self.batches = [torch.tensor(batch, device=loaded.device) for batch in _batches(windows.ids, batch_tokens)]
         self._states: list[list[Tensor]] = []  # per batch, the input of every block and the output of the last
-        self._logits: list[Tensor] = []
+        self._intact: list[Reference] = []
 
     def measure(self) -> Measured:
         """Evaluate the model as it is, from the embedding on."""
@@ -39,7 +39,7 @@ class Evaluator:
         Memory: tokens x d_model x (blocks + 1) and tokens x vocabulary numbers of the compute dtype.
         """
         stack, measured = self.loaded.stack, Measured()
-        self._states, self._logits = [], []
+        self._states, self._intact = [], []
         with torch.no_grad():
             for ids in self.batches:
                 prologue = stack.embed(ids)
@@ -48,7 +48,7 @@ class Evaluator:
                     states.append(stack.run_block(number, states[-1], prologue))
                 logits = stack.head(states[-1], ids)
                 self._states.append(states)
-                self._logits.append(logits)
+                self._intact.append(Reference(logits))
                 add_batch(measured, logits, ids, None)
         return measured
 
@@ -59,7 +59,7 @@ class Evaluator:
         """
         measured = Measured()
         with torch.no_grad():
-            for ids, states, intact in zip(self.batches, self._states, self._logits, strict=True):
+            for ids, states, intact in zip(self.batches, self._states, self._intact, strict=True):
                 if first_block == 0:
                     logits = self.loaded.model(input_ids=ids, use_cache=False).logits
                 else:

@@ -5,12 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from esa.artifact import finite
 
-_CHUNK = 256  # positions turned into probabilities at once
+_CHUNK = 32  # positions turned into probabilities at once: few enough to stay in the cache
 
 
 @dataclass
@@ -92,39 +91,51 @@ def perplexity(nll: float | None) -> float | None:
         return None
 
 
-def add_batch(measured: Measured, logits: Tensor, ids: Tensor, intact: Tensor | None) -> None:
+class Reference:
+    """The intact model's logits of a batch, with what every comparison needs of them again."""
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits[:, :-1].reshape(-1, logits.shape[-1])  # (positions, V)
+        parts = [self.logits[start : start + _CHUNK] for start in range(0, len(self.logits), _CHUNK)]
+        self.normalizer = torch.cat([part.float().logsumexp(-1) for part in parts])  # (positions,)
+        self.choice = torch.cat([part.argmax(-1) for part in parts])
+
+
+def add_batch(measured: Measured, logits: Tensor, ids: Tensor, intact: Reference | None) -> None:
     """Add a batch of equally long windows.
 
-    logits ``(batch, T + 1, V)``; ids ``(batch, T + 1)``; intact: the intact model's logits, for agreement and KL. All sums
-    over positions are float64, probabilities float32.
+    logits ``(batch, T + 1, V)``; ids ``(batch, T + 1)``; intact: the intact model's, for agreement and KL. All sums over
+    positions are float64, probabilities float32.
     """
     batch, length = ids.shape
     measured.num_tokens += [length - 1] * batch
-    if measured.nonfinite or not torch.isfinite(logits).all():
+    low, high = logits.aminmax()  # NaN comes through both
+    if measured.nonfinite or not bool(torch.isfinite(low) and torch.isfinite(high)):
         measured.nonfinite = True
         return
     targets = ids[:, 1:].reshape(-1)
     predictions = logits[:, :-1].reshape(-1, logits.shape[-1])
-    reference = None if intact is None else intact[:, :-1].reshape(-1, intact.shape[-1])
     nll = torch.empty(len(targets), dtype=torch.float64, device=ids.device)
     correct = torch.empty(len(targets), dtype=torch.bool, device=ids.device)
     agreeing, divergence = 0, 0.0
     for start in range(0, len(targets), _CHUNK):
         part = slice(start, start + _CHUNK)
-        logp = F.log_softmax(predictions[part].float(), dim=-1)
-        nll[part] = -logp.gather(1, targets[part, None]).squeeze(1).double()
-        choice = predictions[part].argmax(-1)
+        scores = predictions[part].float()
+        normalizer = scores.logsumexp(-1)
+        nll[part] = (normalizer - scores.gather(1, targets[part, None]).squeeze(1)).double()
+        choice = scores.argmax(-1)
         correct[part] = choice == targets[part]
-        if reference is not None:
-            agreeing += int((choice == reference[part].argmax(-1)).sum())
-            logq = F.log_softmax(reference[part].float(), dim=-1)
-            divergence += float(F.kl_div(logp, logq, reduction="none", log_target=True).sum(-1).double().sum())
+        if intact is not None:
+            agreeing += int((choice == intact.choice[part]).sum())
+            logq = intact.logits[part].float() - intact.normalizer[part, None]
+            gap = logq - (scores - normalizer[:, None])
+            divergence += float((logq.exp() * gap).sum(-1).double().sum())
     if not (torch.isfinite(nll).all() and math.isfinite(divergence)):
         measured.nonfinite = True
         return
     measured.nll += nll.view(batch, -1).sum(1).tolist()
     measured.num_correct += correct.view(batch, -1).sum(1).tolist()
-    if reference is not None:
+    if intact is not None:
         measured.num_agreeing = (measured.num_agreeing or 0) + agreeing
         measured.kl_sum = (measured.kl_sum or 0.0) + divergence
 

@@ -89,7 +89,8 @@ def run(
         (step.folder / SUMMARY).unlink(missing_ok=True)
     seeds = sorted({ranked.seed for ranked in lists if ranked.seed is not None})
     labels = [ranked.label for ranked in lists]
-    step.finish(tables={TABLE: "overlap/1"}, warnings=warnings, seeds=seeds, lists=labels)
+    tables = {TABLE: "overlap/1", **({} if summary is None else {SUMMARY: "stability/1"})}
+    step.finish(tables=tables, warnings=warnings, seeds=seeds, lists=labels)
     return OverlapResult(table, summary, step.folder)
 
 

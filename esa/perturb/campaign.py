@@ -1,17 +1,18 @@
 """Run a campaign case by case: change, evaluate, restore, note down; a killed one goes on at the next case."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from esa.artifact import Journal
 from esa.eval import INTACT, Evaluator, Measured, case_id, window_rows
 from esa.eval.language_modeling import perplexity
 from esa.model import LoadedModel
-from esa.perturb.apply import Target, applied, fault_rows, neighbours, plan_changes
+from esa.perturb.apply import Change, Target, applied, fault_rows, neighbours, plan_changes, same_bits
 from esa.perturb.cases import Case, Group, Plan, Use, addressed, dose_of, options_text
 from esa.perturb.interval import paired_interval
 from esa.progress import Progress
@@ -46,15 +47,22 @@ class Campaign:
         for key in todo:
             case = plan.cases.get(key)
             changes = neighbours(self.loaded, floor[key]) if case is None else self._changes(case)
-            start = self.evaluator.first_block({change.name for change in changes})
-            with applied(self.loaded, changes):
-                measured = self.evaluator.compare(start)
+            measured = self._evaluated(changes)
             faults = fault_rows(self.run, key, changes) if case is not None and case.method == "bit_flip" else []
             self.journal.append(key, {"measured": measured.record(), "faults": faults})
             self.progress.advance()
         self.progress.finish()
 
-    def _changes(self, case: Case) -> list[Any]:
+    def _evaluated(self, changes: Sequence[Change]) -> Measured:
+        """Return what the changed model measures; changes that change no bit leave the intact model's measurement."""
+        if all(same_bits(change.before, change.after) for change in changes):
+            intact = self.measured(INTACT)
+            return replace(intact, num_agreeing=intact.total_tokens, kl_sum=0.0)
+        start = self.evaluator.first_block({change.name for change in changes})
+        with applied(self.loaded, changes):
+            return self.evaluator.compare(start)
+
+    def _changes(self, case: Case) -> list[Change]:
         draw = generator(self.seed, case.method, case.repeat)
         return plan_changes(self.loaded, case.targets, case.method, case.options, draw)
 
@@ -106,26 +114,41 @@ class Campaign:
 
 
 def floor_targets(groups: Sequence[Group], loaded: LoadedModel, chosen: Sequence[str], seed: int) -> list[Target]:
-    """Return up to 20 low-score, non-zero weights for the noise floor, drawn from the ranking's bottom groups.
+    """Return 20 low-score weights for the noise floor, in address order.
 
-    Where those are too few, weights of least magnitude among 1,000 drawn uniformly from the matrices fill the rest.
+    They are drawn from the ranking's bottom groups, of those whose score and value are not zero: rewriting a weight that
+    nothing reads, or a zero, would measure nothing. Where those are too few, weights drawn uniformly from ``chosen`` fill the
+    rest, top groups left out: nearly every weight is one of low score.
     """
     draw = generator(seed, "noise_floor")
     parameters = loaded.parameters()
-
-    def nonzero(target: Target) -> bool:
-        return bool(parameters[target[0]].detach().reshape(-1)[target[1]] != 0)
-
-    bottom = list(dict.fromkeys(t for g in groups if g.name == "bottom_k" for t in g.targets if nonzero(t)))
+    bottom = list(
+        dict.fromkeys(
+            target
+            for group in groups
+            if group.name == "bottom_k"
+            for target, score in zip(group.targets, group.scores, strict=False)
+            if score and _value(parameters, target) != 0
+        )
+    )
     picks = [bottom[i] for i in draw.permutation(len(bottom))[:NUM_REWRITES]]
-    if len(picks) < NUM_REWRITES:
-        sizes = np.cumsum([loaded.table[name].numel for name in chosen])
-        pool: dict[Target, float] = {}
-        for position in draw.integers(0, int(sizes[-1]), _POOL).tolist():
-            place = int(np.searchsorted(sizes, position, side="right"))
-            target = (chosen[place], position - (int(sizes[place - 1]) if place else 0))
-            pool[target] = abs(float(parameters[target[0]].detach().reshape(-1)[target[1]]))
-        rest = sorted((value, target) for target, value in pool.items() if value > 0 and target not in picks)
-        picks += [target for _, target in rest[: NUM_REWRITES - len(picks)]]
-    assert all(math.isfinite(float(parameters[name].detach().reshape(-1)[index])) for name, index in picks)
-    return sorted(picks)
+    taken = {target for group in groups if group.name != "random_k" for target in group.targets} | set(picks)
+    sizes = np.cumsum([loaded.table[name].numel for name in chosen])
+    for position in draw.integers(0, int(sizes[-1]), _POOL).tolist():
+        if len(picks) == NUM_REWRITES:
+            break
+        place = int(np.searchsorted(sizes, position, side="right"))
+        target = (chosen[place], position - (int(sizes[place - 1]) if place else 0))
+        if target not in taken and _value(parameters, target) != 0:
+            taken.add(target)
+            picks.append(target)
+    order = {name: number for number, name in enumerate(loaded.table)}
+    return sorted(picks, key=lambda target: (order[target[0]], target[1]))
+
+
+def _value(parameters: Mapping[str, Tensor], target: Target) -> float:
+    """Return a weight's value; 0 where it is not finite, since it has no neighbour to be rewritten to."""
+    name, index = target
+    weight = parameters[name].detach()
+    value = float(weight[torch.unravel_index(torch.tensor(index), weight.shape)])
+    return value if math.isfinite(value) else 0.0

@@ -22,7 +22,7 @@ _DOSES = ("factor", "sigma", "prob", "bits")
 class Group:
     """An ordered list of weights with a name: what a ranking says of a metric, seed, group and draw.
 
-    ``ranks``: each target's rank within its unit; a K takes those of rank at most K.
+    ``ranks``: each target's rank within its unit; a K takes those of rank at most K. ``scores``: where the ranking has them.
     """
 
     metric: str | None
@@ -31,6 +31,7 @@ class Group:
     draw: int | None
     targets: tuple[Target, ...]
     ranks: tuple[int, ...]
+    scores: tuple[float | None, ...] = ()
 
     @property
     def size(self) -> int:
@@ -104,7 +105,7 @@ def groups_from_ranking(
                 )
             targets.append((info.name, position))
             ranks.append(rank)
-        groups.append(Group(metric, seed, name or "targets", draw, tuple(targets), tuple(ranks)))
+        groups.append(Group(metric, seed, name or "targets", draw, tuple(targets), tuple(ranks), tuple(part["score"])))
     return groups
 
 

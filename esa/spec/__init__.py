@@ -4,4 +4,13 @@ from esa.spec.loading import apply_overrides, dump_spec, load_spec, load_sweep, 
 from esa.spec.sections import Spec
 from esa.spec.seeds import derive_seed, generator
 
-__all__ = ["Spec", "apply_overrides", "derive_seed", "dump_spec", "generator", "load_spec", "load_sweep", "spec_from_dict"]
+__all__ = [
+    "Spec",
+    "apply_overrides",
+    "derive_seed",
+    "dump_spec",
+    "generator",
+    "load_spec",
+    "load_sweep",
+    "spec_from_dict",
+]

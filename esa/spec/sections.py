@@ -104,9 +104,7 @@ class Windows(Section):
     packing: Literal["stream", "lines"] = Field(
         default="stream", description="stream: consecutive windows; lines: one window per non-empty line"
     )
-    bos: Bos = Field(
-        default="auto", description="open each window with BOS; auto asks the tokenizer"
-    )
+    bos: Bos = Field(default="auto", description="open each window with BOS; auto asks the tokenizer")
     sample: Literal["random", "first"] = Field(default="random", description="draw windows by seed, or take the first")
 
 
