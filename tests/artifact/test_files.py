@@ -2,6 +2,7 @@
 
 import os
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,20 +13,15 @@ from esa.errors import ArtifactError
 
 
 @pytest.fixture
-def locked(tmp_path: Path) -> Iterator[Path]:
-    """Return a folder in which this process may not write."""
-    folder = tmp_path / "locked"
-    folder.mkdir()
-    for part in (folder, *folder.parents):
-        if part.owner() and part.is_relative_to(tmp_path.parent.parent):
-            part.chmod(0o755)
-    folder.chmod(0o555)
-    user = os.geteuid()
-    if user == 0:  # root may write anywhere: be nobody for a while
-        os.seteuid(65534)
-    yield folder
-    os.seteuid(user)
-    folder.chmod(0o755)
+def locked() -> Iterator[Path]:
+    """Return a folder in which this process may not write: root, who may, is nobody for a while."""
+    with tempfile.TemporaryDirectory() as name:  # not below tmp_path, which only its owner may enter
+        os.chmod(name, 0o555)
+        user = os.geteuid()
+        if user == 0:
+            os.seteuid(65534)
+        yield Path(name)
+        os.seteuid(user)
 
 
 def test_a_file_takes_its_name_at_the_end(tmp_path: Path) -> None:

@@ -9,7 +9,15 @@ from torch import Tensor
 from esa.data import TokenWindows
 from esa.model import LoadedModel
 
-LINES = ["The cat sat.", "A longer line of plain text here", "no", "Weights, too: 4 of them.", "", "The dog did not sit!", "Now then"]
+LINES = [
+    "The cat sat.",
+    "A longer line of plain text here",
+    "no",
+    "Weights, too: 4 of them.",
+    "",
+    "The dog did not sit!",
+    "Now then",
+]
 
 
 def write_lines(folder: Path) -> str:
@@ -22,7 +30,9 @@ def write_lines(folder: Path) -> str:
 def window_logits(loaded: LoadedModel, windows: TokenWindows) -> list[Tensor]:
     """Return the logits of every predicted position, window by window, ``(T, V)`` float64."""
     with torch.no_grad():
-        return [loaded.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, :-1].double() for ids in windows.ids]
+        return [
+            loaded.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, :-1].double() for ids in windows.ids
+        ]
 
 
 def token_nlls(loaded: LoadedModel, windows: TokenWindows) -> list[Tensor]:

@@ -8,7 +8,7 @@ import torch
 
 from esa.data import eval_windows
 from esa.eval import Evaluator, Measured
-from esa.eval.language_modeling import add_batch, evaluate, perplexity, ratio_error
+from esa.eval.language_modeling import Reference, add_batch, evaluate, perplexity, ratio_error
 from tests.conftest import VOCABULARY, load, tiny_spec
 from tests.eval.naive import LINES, pick, token_nlls, window_logits, write_lines
 from tests.score.naive import unequal_windows
@@ -119,11 +119,11 @@ IDS = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
 def test_nonfinite_logits_null_every_metric(bad: float) -> None:
     """NaN or infinity in a single logit makes the outcome nonfinite and every metric null, never zero."""
     measured, intact = Measured(), logits_for(IDS, 2)
-    add_batch(measured, intact, IDS, intact)
+    add_batch(measured, intact, IDS, Reference(intact))
     broken = intact.clone()
     broken[1, 2, 3] = bad
-    add_batch(measured, broken, IDS, intact)
-    add_batch(measured, intact, IDS, intact)
+    add_batch(measured, broken, IDS, Reference(intact))
+    add_batch(measured, intact, IDS, Reference(intact))
     values = [measured.mean_nll, measured.perplexity, measured.accuracy, measured.agreement, measured.kl]
     assert values == [None] * 5
     assert measured.outcome(VOCABULARY) == "nonfinite"
@@ -147,7 +147,7 @@ def test_logits_too_far_apart_for_float32_are_nonfinite(sign: float) -> None:
     logits = torch.full((1, 4, VOCABULARY), -3e38 * sign)
     logits[..., 9] = 3e38 * sign
     measured = Measured()
-    add_batch(measured, logits, IDS[:1], logits_for(IDS[:1], 1))
+    add_batch(measured, logits, IDS[:1], Reference(logits_for(IDS[:1], 1)))
     assert measured.outcome(VOCABULARY) == "nonfinite"
     assert (measured.mean_nll, measured.kl) == (None, None)
     assert measured.record()["kl_sum"] is None or math.isfinite(measured.record()["kl_sum"])
@@ -181,7 +181,7 @@ def test_long_windows_are_measured_in_pieces_alike(monkeypatch: pytest.MonkeyPat
     for chunk in (256, 7):
         monkeypatch.setattr("esa.eval.language_modeling._CHUNK", chunk)
         measured = Measured()
-        add_batch(measured, logits, ids, intact)
+        add_batch(measured, logits, ids, Reference(intact))
         records.append(measured.record())
     assert records[0]["nll"] == records[1]["nll"]
     assert records[0]["num_correct"] == records[1]["num_correct"]

@@ -78,7 +78,7 @@ def test_bit_14_of_a_bfloat16_below_one_multiplies_by_2_to_the_128(value: float)
 
 def test_sign_bit_and_infinity() -> None:
     """Bit 15 of a bfloat16 turns the sign; bit 14 of exactly 1 gives infinity."""
-    before, after = flipped(torch.bfloat16, [1.0, -3.0], {"bit": 15})
+    _before, after = flipped(torch.bfloat16, [1.0, -3.0], {"bit": 15})
     assert after.tolist() == [-1.0, 3.0]
     assert flipped(torch.bfloat16, [1.0], {"bit": 14})[1].tolist() == [float("inf")]
 
@@ -148,7 +148,9 @@ def test_bits_of_other_dtypes_are_refused() -> None:
     loaded.model.double()
     with pytest.raises(EsaError) as raised:
         plan_changes(loaded, [(NAME, 0)], "bit_flip", {"bit": 0}, generator(0, "x"))
-    assert raised.value.what == f"{NAME} is stored as torch.float64; bits of float32, bfloat16 and float16 can be flipped"
+    assert (
+        raised.value.what == f"{NAME} is stored as torch.float64; bits of float32, bfloat16 and float16 can be flipped"
+    )
 
 
 @pytest.mark.parametrize("dtype", [*WIDTHS, torch.float64])

@@ -23,7 +23,12 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
 def applied_to(
-    loaded: LoadedModel, method: str, options: dict[str, Any], targets: list[Target] = TARGETS, seed: int = 0, repeat: int = 0
+    loaded: LoadedModel,
+    method: str,
+    options: dict[str, Any],
+    targets: list[Target] = TARGETS,
+    seed: int = 0,
+    repeat: int = 0,
 ) -> dict[Target, tuple[float, float]]:
     """Return the old and the new stored value of every target, in address order."""
     changes = plan_changes(loaded, targets, method, options, generator(seed, method, repeat))
@@ -78,7 +83,12 @@ def test_deterministic_methods(dtype: torch.dtype, method: str, options: dict[st
         ("llama", DOWN, (5, 7), {"output": np.s_[5, :], "input": np.s_[:, 7]}),
         ("gpt2", "transformer.h.1.mlp.c_fc.weight", (5, 7), {"output": np.s_[:, 7], "input": np.s_[5, :]}),
         ("llama", "model.embed_tokens.weight", (5, 7), {"output": np.s_[:, 7], "input": np.s_[5, :]}),
-        ("mixtral", "model.layers.1.mlp.experts.down_proj", (2, 5, 7), {"output": np.s_[2, 5, :], "input": np.s_[2, :, 7]}),
+        (
+            "mixtral",
+            "model.layers.1.mlp.experts.down_proj",
+            (2, 5, 7),
+            {"output": np.s_[2, 5, :], "input": np.s_[2, :, 7]},
+        ),
     ],
 )
 def test_mean_over_tensor_output_and_input(
@@ -104,7 +114,7 @@ def test_mean_of_a_vector_has_no_input() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("relative_to", ["weight", "tensor_std", "absolute"])
 def test_gauss_noise_by_hand(dtype: torch.dtype, relative_to: str) -> None:
-    """w + sigma r e: e from the repeat's own stream in address order over all tensors, r as asked for."""
+    """W + sigma r e: e from the repeat's own stream in address order over all tensors, r as asked for."""
     loaded = load("llama", dtype)
     found = applied_to(loaded, "gauss_noise", {"sigma": 0.3, "relative_to": relative_to}, seed=5, repeat=2)
     draws = generator(5, "gauss_noise", 2).standard_normal(4)

@@ -104,7 +104,7 @@ def inputs(loaded: LoadedModel, windows: TokenWindows) -> dict[str, list[tuple[T
         module.register_forward_pre_hook(hook(module), with_kwargs=True)
         for module in loaded.model.modules()
         if isinstance(module, nn.Linear | Conv1D | nn.Embedding)
-        or hasattr(module, "gate_up_proj") and isinstance(module.gate_up_proj, nn.Parameter)
+        or (hasattr(module, "gate_up_proj") and isinstance(module.gate_up_proj, nn.Parameter))
         or type(module).__name__.endswith("Router")
     ]  # fmt: skip
     with torch.no_grad():
@@ -174,8 +174,11 @@ def probed_diagonal(
 
 def assert_scores(found: Tensors, expected: Tensors, rtol: float = 2e-5) -> None:
     """Raise AssertionError, naming the tensor, unless both hold the same tensors with equal numbers but for rounding."""
-    assert list(found) and set(found) == set(expected)
+    assert list(found)
+    assert set(found) == set(expected)
     for name, scores in found.items():
         truth = expected[name].expand(scores.shape)
         atol = rtol * 0.05 * float(truth.abs().max())
-        torch.testing.assert_close(scores.double(), truth, rtol=rtol, atol=atol, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            scores.double(), truth, rtol=rtol, atol=atol, msg=lambda text, name=name: f"{name}: {text}"
+        )

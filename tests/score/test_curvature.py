@@ -13,8 +13,15 @@ from esa.model import LoadedModel
 from esa.score import curvature
 from tests.conftest import load
 from tests.score.naive import (
-    Tensors, assert_scores, engine_scores, in_double, load_double, probed_diagonal, unequal_windows, window_nll,
-)  # fmt: skip
+    Tensors,
+    assert_scores,
+    engine_scores,
+    in_double,
+    load_double,
+    probed_diagonal,
+    unequal_windows,
+    window_nll,
+)
 
 INCLUDE = {
     "llama": ("model.layers.0.self_attn.k_proj.weight", "model.layers.2.mlp.down_proj.weight"),
@@ -76,7 +83,10 @@ def dense_hessian(loss: Tensor, weights: list[Tensor]) -> Tensor:
     flat = torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, weights, create_graph=True)])
     rows = [torch.autograd.grad(entry, weights, retain_graph=True, allow_unused=True) for entry in flat]
     return torch.stack(
-        [torch.cat([torch.zeros_like(w).reshape(-1) if r is None else r.reshape(-1) for r, w in zip(row, weights)]) for row in rows]
+        [
+            torch.cat([torch.zeros_like(w).reshape(-1) if r is None else r.reshape(-1) for r, w in zip(row, weights)])
+            for row in rows
+        ]
     )
 
 

@@ -9,8 +9,15 @@ from esa.data import TokenWindows
 from esa.registry import METRICS
 from tests.conftest import load
 from tests.score.naive import (
-    FIRST_ORDER, Tensors, assert_scores, dense, engine_scores, first_order, load_double, unequal_windows,
-)  # fmt: skip
+    FIRST_ORDER,
+    Tensors,
+    assert_scores,
+    dense,
+    engine_scores,
+    first_order,
+    load_double,
+    unequal_windows,
+)
 
 
 @cache

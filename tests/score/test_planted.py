@@ -22,7 +22,11 @@ PLANTED = {
     "gpt2": ("transformer.h.1.mlp.c_proj.weight", (7, 5), 128.0),
     "gpt_neox": ("gpt_neox.layers.1.mlp.dense_4h_to_h.weight", (5, 7), 64.0),
     "phi3": ("model.layers.1.mlp.down_proj.weight", (5, 7), 64.0),
-    "mixtral": ("model.layers.1.mlp.experts.down_proj", (1, 5, 7), 64.0),  # expert 2's compete with weights that turn routes
+    "mixtral": (
+        "model.layers.1.mlp.experts.down_proj",
+        (1, 5, 7),
+        64.0,
+    ),  # expert 2's compete with weights that turn routes
 }
 
 
@@ -75,7 +79,9 @@ def test_the_planted_weight_comes_first(architecture: str, metric: str) -> None:
     assert rank_of(scores[metric], target) == 1
 
 
-@pytest.mark.parametrize(("metric", "best", "worst"), [("grad_x_weight", 0, 0.02), ("grad_squared", 0.5, 1), ("hutchinson_diag", 0.4, 1)])
+@pytest.mark.parametrize(
+    ("metric", "best", "worst"), [("grad_x_weight", 0, 0.02), ("grad_squared", 0.5, 1), ("hutchinson_diag", 0.4, 1)]
+)
 def test_other_metrics_see_less_of_it(architecture: str, metric: str, best: float, worst: float) -> None:
     """Gradient times weight has it among the top 2 %; raw gradients and curvature, which shrink as it grows, far behind."""
     _, _, scores, target = planted(architecture)

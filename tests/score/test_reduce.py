@@ -183,7 +183,9 @@ def test_ties_at_the_bottom_are_a_uniform_draw() -> None:
 def test_every_sample_is_a_uniform_draw() -> None:
     """The sample does not look at the scores: over many seeds every weight is drawn about as often."""
     scores, weight = draw_scores("spread")
-    hits = np.bincount(np.concatenate([reduced(scores, weight, seed=s).strata["sample"] for s in range(200)]), minlength=1000)
+    hits = np.bincount(
+        np.concatenate([reduced(scores, weight, seed=s).strata["sample"] for s in range(200)]), minlength=1000
+    )
     assert hits.max() <= 14
     assert hits.reshape(4, 250).sum(1) == pytest.approx(1000, abs=120)
 
@@ -194,7 +196,9 @@ def test_large_weights_may_be_known_from_before() -> None:
     large = largest_weights(weight.bfloat16(), KEEP)
     found = reduce_scores("wanda", matrix(), Scores(scores), weight, KEEP, 0, large=large)
     assert found.strata["large"] is large
-    assert np.array_equal(largest_weights(weight, KEEP), np.argsort(-weight.abs().reshape(-1).numpy(), kind="stable")[:KEEP])
+    assert np.array_equal(
+        largest_weights(weight, KEEP), np.argsort(-weight.abs().reshape(-1).numpy(), kind="stable")[:KEEP]
+    )
 
 
 def test_signed_and_stderr_are_kept_with_their_scores() -> None:

@@ -78,7 +78,8 @@ def test_only_the_curvatures_have_sign_and_stderr(finished: Path) -> None:
 
 def test_seeds_give_other_scores(finished: Path) -> None:
     """Each seed scores its own windows: statistics differ, those of the weights alone do not exist twice."""
-    sums = frame(finished, "tensors/1").filter(pl.col("metric") != "magnitude").pivot("seed", index=["metric", "parameter"], values="sum")
+    data = frame(finished, "tensors/1").filter(pl.col("metric") != "magnitude")
+    sums = data.pivot("seed", index=["metric", "parameter"], values="sum")
     assert (sums["0"] != sums["1"]).all()
 
 
@@ -109,7 +110,8 @@ def test_experts_stand_in_their_rows(tmp_path: Path) -> None:
     assert rows["expert"].to_list() == [None, 0, 1, 2, 3]
     assert rows["shape"].to_list() == ["(4, 16, 24)", *["(16, 24)"] * 4]
     assert sum(rows["usage"].to_list()[1:]) == pytest.approx(2)  # two experts per token
-    assert rows["sum"].to_list()[1:] == pytest.approx(scores.group_by("expert", maintain_order=True).agg(pl.col("score").cast(pl.Float64).sum())["score"].to_list())
+    sums = scores.group_by("expert", maintain_order=True).agg(pl.col("score").cast(pl.Float64).sum())
+    assert rows["sum"].to_list()[1:] == pytest.approx(sums["score"].to_list())
 
 
 def test_a_finished_step_is_reused(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,9 +150,7 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, seed: int) -> list[int]:
     return begun
 
 
-def test_a_killed_run_goes_on_at_the_next_seed(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_run_goes_on_at_the_next_seed(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed in its second seed, a run does not compute the first again, and its tables equal an uninterrupted run's."""
     kill_at(monkeypatch, seed=1)
     with pytest.raises(KeyboardInterrupt):
@@ -177,9 +177,7 @@ def test_force_forgets_a_killed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert begun == [0, 1]
 
 
-def test_a_named_folder_takes_nothing_from_another_killed_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_named_folder_takes_nothing_from_another_killed_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a killed run left in a folder given by name is not mixed into another spec's scores."""
     folder = tmp_path / "here"
     kill_at(monkeypatch, seed=1)
@@ -230,7 +228,9 @@ def test_weights_that_no_metric_reads_are_refused_too(tmp_path: Path) -> None:
     loaded = load("llama")
     with torch.no_grad():
         loaded.parameters()["model.embed_tokens.weight"][95] = float("nan")  # no printable character has token 95
-    with pytest.raises(EsaError, match=r"^score\.metrics: model\.embed_tokens\.weight: 16 of 1536 weights are NaN or infinite"):
+    with pytest.raises(
+        EsaError, match=r"^score\.metrics: model\.embed_tokens\.weight: 16 of 1536 weights are NaN or infinite"
+    ):
         esa.score.run(spec(["grad_squared"]), loaded=loaded, root=tmp_path)
     assert not list(tmp_path.rglob("*.parquet"))
 
@@ -249,7 +249,9 @@ def test_include_and_exclude(tmp_path: Path, include: list[str], exclude: list[s
     chosen = spec(["act_mag", "grad_x_weight"], include=include, exclude=exclude, keep=4096)
     found = frame(esa.score.run(chosen, loaded=load("llama"), root=tmp_path).folder)
     assert found["parameter"].unique(maintain_order=True).to_list() == expected
-    whole = frame(esa.score.run(spec(["act_mag", "grad_x_weight"], keep=4096), loaded=load("llama"), root=tmp_path).folder)
+    whole = frame(
+        esa.score.run(spec(["act_mag", "grad_x_weight"], keep=4096), loaded=load("llama"), root=tmp_path).folder
+    )
     assert found.drop("run").equals(whole.filter(pl.col("parameter").is_in(expected)).drop("run"))
 
 

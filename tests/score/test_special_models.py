@@ -9,8 +9,16 @@ from torch import Tensor, nn
 from esa.model import LoadedModel, prepare
 from tests.conftest import build, load, make_tokenizer, tiny_spec
 from tests.score.naive import (
-    FIRST_ORDER, assert_scores, dense, engine_scores, first_order, inputs, load_double, probed_diagonal, unequal_windows,
-)  # fmt: skip
+    FIRST_ORDER,
+    assert_scores,
+    dense,
+    engine_scores,
+    first_order,
+    inputs,
+    load_double,
+    probed_diagonal,
+    unequal_windows,
+)
 
 
 def frozen(architecture: str) -> LoadedModel:
@@ -81,12 +89,14 @@ def test_mixed_dtypes_are_scored_in_float32(architecture: str) -> None:
     expected = first_order(loaded, windows)
     for metric in FIRST_ORDER:
         assert {scores.dtype for scores in dense(found[metric]).values()} == {torch.float32}
-        assert_scores(dense(found[metric]), expected[metric], rtol=0.02 if "grad" in metric or "fisher" in metric else 1e-5)
+        assert_scores(
+            dense(found[metric]), expected[metric], rtol=0.02 if "grad" in metric or "fisher" in metric else 1e-5
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_sums_are_float32(dtype: torch.dtype) -> None:
-    """Sums over many windows of a half-precision model do not lose the small terms: a hundred equal windows give the mean of one."""
+    """A hundred equal windows of a half-precision model give the mean of one: the sums lose no small term."""
     loaded = load("llama", dtype)
     one = unequal_windows(lengths=(6,))
     many = type(one)(one.ids * 100, "drawn", "lines", 6, False, 100, 0)
