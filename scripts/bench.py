@@ -74,7 +74,9 @@ def bench_score(model: str, windows: int, length: int, repeats: int) -> None:
     print(f"{texts.num_tokens} tokens, {windows} windows of {length}; seconds: plain, passes, passes and reduction")
     for a, b, c in rows:
         print(f"  {a:7.2f} {b:7.2f} {c:7.2f}   ratio {b / a:.2f} {c / a:.2f}")
-    print(f"  median ratio {statistics.median(b / a for a, b, _ in rows):.2f} {statistics.median(c / a for a, _, c in rows):.2f}")
+    print(
+        f"  median ratio {statistics.median(b / a for a, b, _ in rows):.2f} {statistics.median(c / a for a, _, c in rows):.2f}"
+    )
 
 
 def bench_facts(text: Path) -> None:
@@ -102,7 +104,9 @@ def bench_facts(text: Path) -> None:
             spec = spec_from_dict({**tree, "perturb": methods})
             damage = perturb.run(spec, targets, root=Path(folder)).damage.frame
             for row in damage.to_dicts():
-                print(f"{row['method']:<10} {row['options']:<16} {' + '.join(targets)}: {row['ppl_base']:.2f} -> {row['ppl']:.4g}")
+                print(
+                    f"{row['method']:<10} {row['options']:<16} {' + '.join(targets)}: {row['ppl_base']:.2f} -> {row['ppl']:.4g}"
+                )
         tree = {
             "name": "facts",
             "model": {"id": "smollm2-135m"},

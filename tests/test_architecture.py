@@ -240,7 +240,10 @@ def test_every_method_has_a_section() -> None:
     """Each registered method has its own table of options in the spec, and no table is without a method."""
     methods = {
         cls.model_fields["method"].annotation.__args__[0]  # type: ignore[union-attr]
-        for cls in [*Perturb.__subclasses__(), *(leaf for cls in Perturb.__subclasses__() for leaf in cls.__subclasses__())]
+        for cls in [
+            *Perturb.__subclasses__(),
+            *(leaf for cls in Perturb.__subclasses__() for leaf in cls.__subclasses__()),
+        ]
         if "method" in cls.model_fields
     }
     assert methods == set(REGISTRIES["method"])

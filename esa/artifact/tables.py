@@ -48,6 +48,7 @@ def make_table(
     numbers: the contract knows finite numbers and null.
     """
     schema = SCHEMAS[kind]
+    place = f"{source}: {kind}" if source else kind
     frame = rows if isinstance(rows, pl.DataFrame) and rows.width else pl.DataFrame(rows, schema=schema, strict=False)
     try:
         frame = frame.select(
@@ -59,9 +60,7 @@ def make_table(
     for name, dtype in schema.items():
         if dtype in (pl.Float32, pl.Float64) and not frame[name].is_finite().fill_null(True).all():
             row = (~frame[name].is_finite().fill_null(True)).arg_max() or 0
-            raise ArtifactError(
-                f"row {row}: {frame[name][row]}; a number is finite or null", where=f"{source or kind}: {name}"
-            )
+            raise ArtifactError(f"row {row}: {frame[name][row]}; a number is finite or null", where=f"{place}: {name}")
     return Table(kind, frame, dict(meta or {}))
 
 

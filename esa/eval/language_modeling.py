@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from esa.artifact import finite
+from esa.model.precision import wide, wide_device
 
 _CHUNK = 32  # positions turned into probabilities at once: few enough to stay in the cache
 
@@ -115,21 +116,21 @@ def add_batch(measured: Measured, logits: Tensor, ids: Tensor, intact: Reference
         return
     targets = ids[:, 1:].reshape(-1)
     predictions = logits[:, :-1].reshape(-1, logits.shape[-1])
-    nll = torch.empty(len(targets), dtype=torch.float64, device=ids.device)
+    nll = torch.empty(len(targets), dtype=torch.float64, device=wide_device(ids.device))
     correct = torch.empty(len(targets), dtype=torch.bool, device=ids.device)
     agreeing, divergence = 0, 0.0
     for start in range(0, len(targets), _CHUNK):
         part = slice(start, start + _CHUNK)
         scores = predictions[part].float()
         normalizer = scores.logsumexp(-1)
-        nll[part] = (normalizer - scores.gather(1, targets[part, None]).squeeze(1)).double()
+        nll[part] = wide(normalizer - scores.gather(1, targets[part, None]).squeeze(1))
         choice = scores.argmax(-1)
         correct[part] = choice == targets[part]
         if intact is not None:
             agreeing += int((choice == intact.choice[part]).sum())
             logq = intact.logits[part].float() - intact.normalizer[part, None]
             gap = logq - (scores - normalizer[:, None])
-            divergence += float((logq.exp() * gap).sum(-1).double().sum())
+            divergence += float(wide((logq.exp() * gap).sum(-1)).sum())
     if not (torch.isfinite(nll).all() and math.isfinite(divergence)):
         measured.nonfinite = True
         return

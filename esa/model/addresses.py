@@ -71,10 +71,10 @@ def locate(info: ParameterInfo, indices: Sequence[int], where: str) -> int:
     """Return the row-major index of ``indices`` (one: already row-major), checked against the tensor's shape."""
     shape = info.shape
     if len(indices) == 1 and len(shape) != 1:
-        if indices[0] >= info.numel:
+        if not 0 <= indices[0] < info.numel:
             raise TargetError(f"index {indices[0]} is outside {info.name}, of {info.numel} weights", where=where)
         return indices[0]
-    if len(indices) != len(shape) or any(i >= size for i, size in zip(indices, shape, strict=True)):
+    if len(indices) != len(shape) or any(not 0 <= i < size for i, size in zip(indices, shape, strict=True)):
         raise TargetError(
             f"{format_indices(indices)} is outside {info.name}, of shape {format_indices(shape)}", where=where
         )

@@ -67,9 +67,8 @@ class BlockStack:
 
             return forward
 
-        with self._replaced({number: capture(number) for number in range(len(self.blocks))}):
-            with suppress(_Stop):
-                self._call(input_ids)
+        with self._replaced({number: capture(number) for number in range(len(self.blocks))}), suppress(_Stop):
+            self._call(input_ids)
         if len(captured) != len(self.blocks):
             raise ModelError(f"{type(self.model).__name__} ran {len(captured)} of its {len(self.blocks)} blocks")
         return Prologue(input_ids, first[0], captured)

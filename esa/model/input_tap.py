@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from esa.model.precision import wide, wide_device
+
 
 @dataclass
 class InputStatistics:
@@ -67,17 +69,17 @@ class InputTap(TorchFunctionMode):
         statistics = self.statistics.setdefault(name, {}).get(axis)
         if statistics is None:
             shape = (experts, size) if experts else (size,)
-            zeros = torch.zeros(shape, dtype=torch.float64, device=parameter.device)
-            rows = torch.zeros(shape[:-1], dtype=torch.int64, device=parameter.device)
+            zeros = torch.zeros(shape, dtype=torch.float64, device=wide_device(parameter.device))
+            rows = torch.zeros(shape[:-1], dtype=torch.int64, device=wide_device(parameter.device))
             statistics = self.statistics[name][axis] = InputStatistics(axis, zeros, zeros.clone(), rows)
         into: Any = (weight.storage_offset() - parameter.storage_offset()) // parameter.stride(0) if experts else ...
         if inputs.dtype in (torch.int64, torch.int32):  # token numbers looked up
-            counts = torch.bincount(inputs.reshape(-1), minlength=size).double()
+            counts = wide(torch.bincount(inputs.reshape(-1), minlength=size))
             statistics.sum_abs[into] += counts
             statistics.sum_square[into] += counts
             statistics.rows[into] += inputs.numel()
             return
-        flat = inputs.reshape(-1, inputs.shape[-1]).float()
+        flat = inputs.reshape(-1, inputs.shape[-1]).to(statistics.rows.device).float()
         statistics.sum_abs[into] += flat.abs().sum(0, dtype=torch.float64)
         statistics.sum_square[into] += flat.square().sum(0, dtype=torch.float64)
         statistics.rows[into] += flat.shape[0]

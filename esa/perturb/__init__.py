@@ -50,7 +50,8 @@ def run(
     ``targets``: a ranking (step folder, file, ``-`` or table), or a list of addresses ``name:i,j``, which are one group.
     ``bit_flip`` also writes ``faults.csv``. The intact model is evaluated once; a complete step is reused; a killed one goes
     on at the next case. ``calibration``: sha256 of token windows the ranking was computed on, for a warning where they equal
-    the evaluation's. Raises EsaError for content; CheckError, after everything is written, if the model's checksum changed.
+    the evaluation's. Raises EsaError for content; CheckError at once if a
+    restored value differs, and after everything is written if the model's checksum changed.
     Cost: one evaluation of the windows per case, from the first block that changed on, and 21 for base and noise floor.
     """
     progress = progress or Silent()

@@ -23,9 +23,8 @@ def paired_interval(
     if number < 3:
         return None, None
     estimate, error = _ratio(d[None], sizes[None])
-    rounding = 1e-12 * float(
-        np.abs(d).sum() / sizes.sum()
-    )  # an error this small is that of equal windows, and no error
+    # Equal windows, and resamples of one window over and over, have no spread but rounding.
+    rounding = 1e-12 * float(np.abs(d).sum() / sizes.sum())
     if error[0] <= rounding:
         return float(estimate[0]), float(estimate[0])
     picks = generator(seed, "bootstrap", name).integers(0, number, (RESAMPLES, number))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from esa.errors import EsaError
 from esa.model import ParameterInfo
+from esa.model.precision import wide
 
 INTEGERS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
 MANTISSA_BITS = {torch.float32: 23, torch.bfloat16: 7, torch.float16: 10}
@@ -46,14 +47,14 @@ def mean(values: Tensor, options: Mapping[str, Any], place: Place) -> Tensor:
     """
     over, info, weight = options["over"], place.info, place.weight
     if over == "tensor":
-        return torch.full_like(values, float(weight.mean(dtype=torch.float64)))
+        return torch.full_like(values, float(wide(weight).mean()))
     axis = {"output": info.output_axis, "input": info.input_axis}[over]
     other = {"output": info.input_axis, "input": info.output_axis}[over]
     if axis is None or other is None:
         raise EsaError(f"{info.name} has no {over}s; its shape is {info.shape}", where="perturb.over")
-    means = weight.mean(dim=other, keepdim=True, dtype=torch.float64).expand(info.shape)
+    means = wide(weight).mean(dim=other, keepdim=True).expand(info.shape)
     picked: Tensor = means[torch.unravel_index(place.index, info.shape)]
-    return picked.to(values.dtype)
+    return picked.to(values)
 
 
 def scale(values: Tensor, options: Mapping[str, Any], place: Place) -> Tensor:
@@ -61,7 +62,7 @@ def scale(values: Tensor, options: Mapping[str, Any], place: Place) -> Tensor:
 
     Source: the amplification of super weights in Yu et al., The Super Weight in Large Language Models, 2024.
     """
-    return values.double().mul(options["factor"]).to(values.dtype)
+    return wide(values).mul(options["factor"]).to(values)
 
 
 def sign_flip(values: Tensor, options: Mapping[str, Any], place: Place) -> Tensor:
@@ -70,7 +71,7 @@ def sign_flip(values: Tensor, options: Mapping[str, Any], place: Place) -> Tenso
     Source: the sign bit among the faults of Li et al., Understanding Error Propagation in Deep Learning Neural Network
     Accelerators and Applications, SC 2017.
     """
-    return values.double().mul(-options["factor"]).to(values.dtype)
+    return wide(values).mul(-options["factor"]).to(values)
 
 
 def gauss_noise(values: Tensor, options: Mapping[str, Any], place: Place) -> Tensor:
@@ -80,16 +81,16 @@ def gauss_noise(values: Tensor, options: Mapping[str, Any], place: Place) -> Ten
     Source: additive weight noise as of analog hardware, Joshi et al., Accurate deep neural network inference using
     computational phase-change memory, Nature Communications 2020.
     """
-    noise = torch.from_numpy(place.draw.standard_normal(len(values))).to(values.device)
-    exact = values.double()
+    exact = wide(values)
+    noise = torch.from_numpy(place.draw.standard_normal(len(values))).to(exact.device)
     relative: Tensor | float
     if options["relative_to"] == "weight":
         relative = exact.abs()
     elif options["relative_to"] == "tensor_std":
-        relative = float(place.weight.double().std(correction=0))
+        relative = float(wide(place.weight).std(correction=0))
     else:
         relative = 1.0
-    return exact.add(noise * relative, alpha=options["sigma"]).to(values.dtype)
+    return exact.add(noise * relative, alpha=options["sigma"]).to(values)
 
 
 def bit_flip(values: Tensor, options: Mapping[str, Any], place: Place) -> Tensor:

@@ -65,7 +65,8 @@ class Pool:
 class Scores:
     """A source of kept scores: what it says of the tensors, and the rows themselves, still unread.
 
-    ``anatomy``: the JSON that a Parquet table carries, None for CSV; ``zeros``: its numbers of zero scores, likewise. ``inputs``: what the id of a ranking is made of.
+    ``anatomy``: the JSON that a Parquet table carries, None for CSV; ``zeros``: its numbers of zero scores, likewise.
+    ``inputs``: what the id of a ranking is made of.
     """
 
     where: str

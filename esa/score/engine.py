@@ -9,6 +9,7 @@ from torch import Tensor
 from esa.data import TokenWindows
 from esa.model import LoadedModel, ParameterInfo
 from esa.model.input_tap import InputStatistics, InputTap
+from esa.model.precision import wide_device
 from esa.progress import Progress
 from esa.registry import load
 from esa.score.curvature import hutchinson
@@ -75,9 +76,12 @@ class Engine:
         statistics = Statistics()
         if tap is None or name not in tap.statistics:
             return statistics
-        shape = self.chosen[name].shape
-        mean_abs = [_along(use, use.sum_abs / tap.num_tokens, shape) for use in tap.statistics[name].values()]
-        rms = [_along(use, (use.sum_square / tap.num_tokens).sqrt(), shape) for use in tap.statistics[name].values()]
+        shape, device = self.chosen[name].shape, self.loaded.device
+        mean_abs = [_along(use, use.sum_abs / tap.num_tokens, shape, device) for use in tap.statistics[name].values()]
+        rms = [
+            _along(use, (use.sum_square / tap.num_tokens).sqrt(), shape, device)
+            for use in tap.statistics[name].values()
+        ]
         statistics.mean_abs_input = _add(mean_abs)
         statistics.rms_input = _add(rms)
         statistics.usage = next(iter(tap.statistics[name].values())).rows / tap.num_tokens
@@ -89,7 +93,9 @@ class Engine:
             if metric.needs == Needs.FORWARD and statistics.mean_abs_input is None:
                 self.progress.warn(f"{metric.name} has no meaning for {name}: it enters no product with an input")
                 continue
-            self.emit(metric, self.chosen[name], weight, metric.score(weight, statistics), statistics.usage)
+            scores = metric.score(weight, statistics)
+            device = wide_device(weight.device)
+            self.emit(metric, self.chosen[name], weight.to(device), scores.to(device), statistics.usage)
 
 
 def load_metrics(names: Sequence[str]) -> list[Metric]:
@@ -97,13 +103,13 @@ def load_metrics(names: Sequence[str]) -> list[Metric]:
     return [load("metric", name) for name in names]
 
 
-def _along(use: InputStatistics, values: Tensor, shape: Sequence[int]) -> Tensor:
+def _along(use: InputStatistics, values: Tensor, shape: Sequence[int], device: torch.device) -> Tensor:
     """Return per-input values, ``(d_in,)`` or ``(experts, d_in)``, float32, ready to broadcast over a tensor of ``shape``."""
     view = [1] * len(shape)
     view[use.axis] = shape[use.axis]
     if values.ndim == 2:
         view[0] = shape[0]
-    return values.float().view(view)
+    return values.float().view(view).to(device)
 
 
 def _add(values: Sequence[Tensor]) -> Tensor:

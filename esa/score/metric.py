@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+import torch
 from torch import Tensor
 
 
@@ -45,6 +46,15 @@ class Scores:
     score: Tensor
     signed: Tensor | None = None
     stderr: Tensor | None = None
+
+    def to(self, device: torch.device) -> "Scores":
+        """Return the scores on another device."""
+        signed, stderr = self.signed, self.stderr
+        return Scores(
+            self.score.to(device),
+            None if signed is None else signed.to(device),
+            None if stderr is None else stderr.to(device),
+        )
 
 
 @dataclass(frozen=True)

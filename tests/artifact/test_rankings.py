@@ -67,7 +67,12 @@ def test_text_is_never_evaluated(text: str) -> None:
 
 def test_indices_are_parsed_alone() -> None:
     """parse_indices gives numbers, or None for any other text."""
-    assert [parse_indices(text) for text in ("(128000, 3303)", "5", "a", "(1, a)")] == [(128000, 3303), (5,), None, None]
+    assert [parse_indices(text) for text in ("(128000, 3303)", "5", "a", "(1, a)")] == [
+        (128000, 3303),
+        (5,),
+        None,
+        None,
+    ]
 
 
 def test_coordinates_are_preferred() -> None:
@@ -121,7 +126,10 @@ def test_what_is_no_list_is_refused(case: str) -> None:
 
 def test_a_spreadsheet_s_list_is_read() -> None:
     """A byte order mark, line ends of Windows and empty lines do not keep a list from being read."""
-    assert rows(b"\xef\xbb\xbflayer,index,score\r\na,1,2\r\n\r\nb,2,1\r\n") == [("a", 1, None, 2.0, 1), ("b", 2, None, 1.0, 2)]
+    assert rows(b"\xef\xbb\xbflayer,index,score\r\na,1,2\r\n\r\nb,2,1\r\n") == [
+        ("a", 1, None, 2.0, 1),
+        ("b", 2, None, 1.0, 2),
+    ]
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.parquet"])

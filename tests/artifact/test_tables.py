@@ -94,7 +94,11 @@ def test_a_file_reads_back_the_same(table: Table, suffix: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("format", ["csv", "parquet"])
 def test_a_pipe_carries_what_a_file_holds(
-    table: Table, format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+    table: Table,
+    format: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfdbinary: pytest.CaptureFixture[bytes],
 ) -> None:
     """Standard output takes the very bytes of the file, and standard input gives the same table back."""
     path = tmp_path / f"t.{format}"
@@ -114,8 +118,7 @@ def test_a_long_pipe_loses_nothing(format: str) -> None:
     )
     data = encode(make_table("ranking/1", rows), format)
     code = (
-        "from esa.artifact import read_table, write_table\n"
-        f"write_table(read_table('-', 'ranking/1'), '-', {format!r})"
+        f"from esa.artifact import read_table, write_table\nwrite_table(read_table('-', 'ranking/1'), '-', {format!r})"
     )
     done = subprocess.run([sys.executable, "-c", code], input=data, capture_output=True, check=True)
     assert len(data) > 1 << 17
@@ -238,10 +241,10 @@ REFUSED = {
     "a word for a number in Parquet": (
         parquet({"score": ["abc"]}), "f.x: is no table of ranking/1: conversion from `str` to `f64` failed in column 'score'",
     ),
-    "NaN in CSV": (HEADER + line(score=1) + line(score="nan"), "f.x: score: row 1: nan; a number is finite or null"),
-    "infinity in CSV": (HEADER + line(weight="-inf"), "f.x: weight: row 0: -inf; a number is finite or null"),
-    "a number that overflows": (HEADER + line(score="1e400"), "f.x: score: row 0: inf; a number is finite or null"),
-    "NaN in Parquet": (parquet({"score": [math.nan]}), "f.x: score: row 0: nan; a number is finite or null"),
+    "NaN in CSV": (HEADER + line(score=1) + line(score="nan"), "f.x: ranking/1: score: row 1: nan; a number is finite or null"),
+    "infinity in CSV": (HEADER + line(weight="-inf"), "f.x: ranking/1: weight: row 0: -inf; a number is finite or null"),
+    "a number that overflows": (HEADER + line(score="1e400"), "f.x: ranking/1: score: row 0: inf; a number is finite or null"),
+    "NaN in Parquet": (parquet({"score": [math.nan]}), "f.x: ranking/1: score: row 0: nan; a number is finite or null"),
 }  # fmt: skip
 
 

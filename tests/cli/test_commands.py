@@ -74,10 +74,27 @@ def test_dry_run_touches_nothing(folder: Path, esa: Invoke) -> None:
 
 def test_one_weight_by_address(folder: Path, esa: Invoke) -> None:
     """--target and --method need no ranking; the damage table names the weight."""
-    done = esa("perturb", "-s", "s.toml", "--target", f"{WEIGHT}:3,5", "--method", "scale", "--option", "factor=0.5", "-o", "d.csv")
+    done = esa(
+        "perturb",
+        "-s",
+        "s.toml",
+        "--target",
+        f"{WEIGHT}:3,5",
+        "--method",
+        "scale",
+        "--option",
+        "factor=0.5",
+        "-o",
+        "d.csv",
+    )
     assert done.exit_code == 0, done.output
     row = pl.read_csv(folder / "d.csv").row(0, named=True)
-    assert (row["target"], row["method"], row["options"], row["dose"]) == (f"{WEIGHT}:3,5", "scale", '{"factor":0.5}', 0.5)
+    assert (row["target"], row["method"], row["options"], row["dose"]) == (
+        f"{WEIGHT}:3,5",
+        "scale",
+        '{"factor":0.5}',
+        0.5,
+    )
 
 
 def test_eval_prints_the_metrics(folder: Path, esa: Invoke) -> None:

@@ -180,7 +180,10 @@ SHORT = [
 def test_a_text_too_short_says_how_much_it_holds(keys: dict[str, Any], what: str, sample: str) -> None:
     """A text of too few windows is an error with both numbers; no other text takes its place."""
     made = section("abcde\nabcde", sample=sample, **keys)
-    for call in (lambda: calibration_windows(made, make_tokenizer(), (0,)), lambda: eval_windows(made, make_tokenizer())):
+    for call in (
+        lambda: calibration_windows(made, make_tokenizer(), (0,)),
+        lambda: eval_windows(made, make_tokenizer()),
+    ):
         with pytest.raises(DataError) as caught:
             call()
         assert message(caught) == (

@@ -186,9 +186,17 @@ def test_a_record_is_plain_data(architecture: str) -> None:
     """A description as a row holds what its fields hold, with lists for tuples."""
     for info in describe(build(architecture)).values():
         record = info.record()
-        assert ParameterInfo(
-            **{"name": record.pop("parameter"), **record, "shape": tuple(record["shape"]), "uses": tuple(record["uses"])}
-        ) == info
+        assert (
+            ParameterInfo(
+                **{
+                    "name": record.pop("parameter"),
+                    **record,
+                    "shape": tuple(record["shape"]),
+                    "uses": tuple(record["uses"]),
+                }
+            )
+            == info
+        )
 
 
 def test_axes_are_those_of_the_computation() -> None:
@@ -279,7 +287,9 @@ def test_a_tied_tensor_is_chosen_by_either_name() -> None:
         ),
     ],
 )  # fmt: skip
-def test_a_pattern_that_matches_nothing_is_refused(include: tuple[str, ...], exclude: tuple[str, ...], text: str) -> None:
+def test_a_pattern_that_matches_nothing_is_refused(
+    include: tuple[str, ...], exclude: tuple[str, ...], text: str
+) -> None:
     """A pattern without a match is an error that names the nearest one."""
     with pytest.raises(SpecError) as caught:
         eligible(describe(build("llama")), include, exclude)

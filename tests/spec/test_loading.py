@@ -185,7 +185,9 @@ def test_a_missing_spec_is_named() -> None:
 def test_a_spec_that_is_no_text_is_named() -> None:
     """Bytes that are not UTF-8, and a folder, are errors that name the path."""
     Path("u.toml").write_bytes(b'name = "\xff"\n')
-    with pytest.raises(SpecError, match=r"^u\.toml: cannot be read: 'utf-8' codec can't decode byte 0xff in position 8"):
+    with pytest.raises(
+        SpecError, match=r"^u\.toml: cannot be read: 'utf-8' codec can't decode byte 0xff in position 8"
+    ):
         load_spec("u.toml")
     with pytest.raises(SpecError, match=r"^\.: cannot be read: .*Is a directory"):
         load_spec(".")
@@ -213,7 +215,9 @@ def test_aliases_stand_for_names(section: str, key: str, alias: str, name: str) 
 def test_extends_lays_one_spec_over_another() -> None:
     """Tables merge key by key along a chain of specs, lists are replaced, and paths are relative to the spec."""
     Path("base").mkdir()
-    Path("base/root.toml").write_text(BASE + "[score]\nkeep = 5\nseeds = [0, 1]\n[rank]\nk = [1, 2]\n", encoding="utf-8")
+    Path("base/root.toml").write_text(
+        BASE + "[score]\nkeep = 5\nseeds = [0, 1]\n[rank]\nk = [1, 2]\n", encoding="utf-8"
+    )
     Path("base/middle.toml").write_text('extends = "root.toml"\n[score]\nseeds = [7]\n', encoding="utf-8")
     spec = read('extends = "base/middle.toml"\nname = "y"\n[rank]\nk = [9]\n')
     assert (spec.name, spec.model.id, spec.score.keep, spec.score.seeds, spec.rank.k) == ("y", "m", 5, (7,), (9,))
@@ -277,7 +281,7 @@ BAD_OVERRIDES = [
     ("score=3", "--set score=3: score: input should be a table, not 3"),
     (
         'score.metics=["obd"]',
-        '--set score.metics=["obd"]: score.metics: unknown key (did you mean \'metrics\'?); allowed: exclude, include,'
+        "--set score.metics=[\"obd\"]: score.metics: unknown key (did you mean 'metrics'?); allowed: exclude, include,"
         " keep, metrics, probes, seeds",
     ),
     ("perturb=3", "--set perturb=3: perturb: input should be a list, not 3"),
@@ -308,7 +312,9 @@ def test_overrides_apply_to_a_spec_in_memory() -> None:
     assert (changed.perturb[0].options()["sigma"], changed.rank.k) == (0.5, (3,))
     assert changed == read(NOISE_AND_ZERO, ["perturb.0.sigma=0.5", "rank.k=[3]"])
     assert spec == read(NOISE_AND_ZERO)
-    with pytest.raises(SpecError, match=r"^--set rank\.k=0: rank\.k\.0: input should be greater than or equal to 1, not 0"):
+    with pytest.raises(
+        SpecError, match=r"^--set rank\.k=0: rank\.k\.0: input should be greater than or equal to 1, not 0"
+    ):
         apply_overrides(spec, ["rank.k=0"])
 
 

@@ -72,9 +72,7 @@ def test_bit_flip_takes_exactly_one_way(options: dict[str, object], given: str) 
     """bit_flip without one of prob, bits and bit, or with more than one, is refused."""
     with pytest.raises(SpecError) as caught:
         spec(perturb=[{"method": "bit_flip", **options}])
-    assert caught.value.problems == [
-        f"spec: perturb.0: bit_flip needs exactly one of prob, bits, bit; given: {given}"
-    ]
+    assert caught.value.problems == [f"spec: perturb.0: bit_flip needs exactly one of prob, bits, bit; given: {given}"]
 
 
 @pytest.mark.parametrize("options", [{"prob": 1.0}, {"prob": 1e-9}, {"bits": 1}, {"bits": 32}, {"bit": 0}, {"bit": 31}])
@@ -118,7 +116,14 @@ def test_a_shape_names_its_kind() -> None:
         spec(model={"id": "m", "shape": {"model_type": 3}})
 
 
-SOURCES = [("builtin:prose", True), ("file:a b.txt", True), ("file:", False), ("prose", False), ("http://x", False), ("hf:x", False)]
+SOURCES = [
+    ("builtin:prose", True),
+    ("file:a b.txt", True),
+    ("file:", False),
+    ("prose", False),
+    ("http://x", False),
+    ("hf:x", False),
+]
 
 
 @pytest.mark.parametrize(("source", "holds"), SOURCES)

@@ -1,4 +1,4 @@
-"""One thread for tensors of a few hundred numbers: two threads that wait for each other on busy cores cost tenfold."""
+"""Tiny models run on one thread: on two, the threads wait for each other longer than they compute."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,8 @@ import torch
 
 
 @pytest.fixture(autouse=True, scope="package")
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
+    """Compute on one thread, and leave torch as it was."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
