@@ -90,7 +90,7 @@ def bench_facts(text: Path) -> None:
     base = {
         "name": "facts",
         "model": {"id": "smollm2-135m"},
-        "eval": {"source": f"file:{text}", "windows": 8, "length": 512, "bos": False},
+        "eval": {"source": f"file:{text}", "windows": 8, "length": 512, "bos": False, "rewrites": 0},
     }
     bits = {**base, "model": {"id": "smollm2-135m", "dtype": "bfloat16", "compute": "float32"}}
     cases = [

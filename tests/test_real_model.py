@@ -34,7 +34,7 @@ def quickstart(*changes: str) -> Spec:
 
 def test_one_weight_multiplies_the_perplexity(tmp_path: Path) -> None:
     """Zeroing the super weight multiplies the perplexity of two windows several times; the exact bits come back."""
-    spec = quickstart("eval.windows=2", "perturb=[{method='zero'}]")
+    spec = quickstart("eval.windows=2", "eval.rewrites=2", "perturb=[{method='zero'}]")
     result = perturb.run(spec, [SUPER], root=tmp_path)
     row = result.damage.frame.row(0, named=True)
     assert row["target"] == SUPER
@@ -46,7 +46,11 @@ def test_one_weight_multiplies_the_perplexity(tmp_path: Path) -> None:
 def test_the_super_weight_ranks_first(tmp_path: Path) -> None:
     """Of 134,515,008 weights act_mag puts the super weight first on the demo's text, random ones do nothing."""
     spec = quickstart(
-        "score.metrics=['act_mag']", "score.seeds=[0]", "rank.k=[1, 100]", "rank.groups=['top_k', 'random_k']"
+        "score.metrics=['act_mag']",
+        "score.seeds=[0]",
+        "rank.k=[1, 100]",
+        "rank.groups=['top_k', 'random_k']",
+        "eval.rewrites=2",
     )
     scored = score.run(spec, root=tmp_path)
     ranked = rank.run(scored.folder, spec=spec, root=tmp_path)

@@ -27,7 +27,8 @@ STEP_KEYS: dict[str, tuple[str, ...]] = {
     "eval": ("model", "eval"),
     "report": ("name", "question"),
 }
-_NOT_READ = {"rank": ("seeds",), "model": ("shape",)}
+_NOT_READ = {("rank", "rank"): ("seeds",), ("eval", "eval"): ("rewrites",)}
+_NEVER_READ = ("shape",)  # of the model: it predicts, and is checked against what is loaded
 
 
 def step_keys(step: str, spec: Spec) -> dict[str, Any]:
@@ -40,7 +41,11 @@ def step_keys(step: str, spec: Spec) -> dict[str, Any]:
         if key:
             value = tree[section][key]
         elif isinstance(value, dict):
-            value = {name: item for name, item in value.items() if name not in _NOT_READ.get(section, ())}
+            value = {
+                name: item
+                for name, item in value.items()
+                if name not in (*_NOT_READ.get((step, section), ()), *_NEVER_READ)
+            }
         keys[dotted] = value
     return keys
 

@@ -71,7 +71,7 @@ def _evaluations(spec: Spec) -> str:
         sets = max(section.k or spec.rank.k) if section.unit == "single" else len(section.k or spec.rank.k)
         most += sum(groups[group] for group in chosen) * sets * seeds * getattr(section, "repeats", 1)
     return (
-        f"the intact model, 20 rewrites for the noise floor, and at most {most} cases,"
+        f"the intact model, {spec.eval.rewrites} rewrites for the noise floor, and at most {most} cases,"
         f" each {spec.eval.windows} windows of {spec.eval.length} tokens, from the first block that changed"
     )
 

@@ -52,7 +52,8 @@ def run(
     on at the next case. ``calibration``: sha256 of token windows the ranking was computed on, for a warning where they equal
     the evaluation's. Raises EsaError for content; CheckError at once if a
     restored value differs, and after everything is written if the model's checksum changed.
-    Cost: one evaluation of the windows per case, from the first block that changed on, and 21 for base and noise floor.
+    Cost: one evaluation of the windows per case, from the first block that changed on, one for the intact model, and
+    ``eval.rewrites`` for the noise floor.
     """
     progress = progress or Silent()
     if not spec.perturb:
@@ -84,7 +85,7 @@ def run(
     num_reused = sum(key in plan.cases for key in journal.done)
     campaign = Campaign(step.id, loaded, evaluator, journal, seed, progress)
     touched = {name for case in plan.cases.values() for name, _ in case.targets}
-    floors = floor_targets(groups, loaded, list(eligible(loaded.table)), seed)
+    floors = floor_targets(groups, loaded, list(eligible(loaded.table)), seed, spec.eval.rewrites)
     touched |= {name for name, _ in floors}
     before = fingerprint(loaded.model, touched)
     try:

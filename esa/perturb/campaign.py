@@ -18,7 +18,6 @@ from esa.perturb.interval import paired_interval
 from esa.progress import Progress
 from esa.spec import generator
 
-NUM_REWRITES = 20
 _POOL = 1000
 
 
@@ -113,8 +112,10 @@ class Campaign:
         return [row for key in plan.cases for row in self.journal.done[key].get("faults", [])]
 
 
-def floor_targets(groups: Sequence[Group], loaded: LoadedModel, chosen: Sequence[str], seed: int) -> list[Target]:
-    """Return 20 low-score weights for the noise floor, in address order.
+def floor_targets(
+    groups: Sequence[Group], loaded: LoadedModel, chosen: Sequence[str], seed: int, number: int
+) -> list[Target]:
+    """Return ``number`` low-score weights for the noise floor, in address order.
 
     They are drawn from the ranking's bottom groups, of those whose score and value are not zero: rewriting a weight that
     nothing reads, or a zero, would measure nothing. Where those are too few, weights drawn uniformly from ``chosen`` fill the
@@ -131,11 +132,11 @@ def floor_targets(groups: Sequence[Group], loaded: LoadedModel, chosen: Sequence
             if score and _value(parameters, target) != 0
         )
     )
-    picks = [bottom[i] for i in draw.permutation(len(bottom))[:NUM_REWRITES]]
+    picks = [bottom[i] for i in draw.permutation(len(bottom))[:number]]
     taken = {target for group in groups if group.name != "random_k" for target in group.targets} | set(picks)
     sizes = np.cumsum([loaded.table[name].numel for name in chosen])
     for position in draw.integers(0, int(sizes[-1]), _POOL).tolist():
-        if len(picks) == NUM_REWRITES:
+        if len(picks) == number:
             break
         place = int(np.searchsorted(sizes, position, side="right"))
         target = (chosen[place], position - (int(sizes[place - 1]) if place else 0))

@@ -54,8 +54,9 @@ def run(
     The spec is ``spec``, or the one the source carries; ``rank`` takes the place of its section and ``name`` of its
     name, and ``overrides`` (``rank.k=[5]``) change single keys; ``metrics`` keeps only some of the scored ones. With
     ``write`` the step goes to ``out`` (a folder; a ``.csv`` or ``.parquet`` path gets the table alone), by default
-    ``root/<name>/rank-<id>``; a finished one is reused unless ``force``. Standard input is ranked without a folder. Rows: metric (as scored; random groups, which have none,
-    last), seed, group as asked, draw, unit in named_parameters order, rank.
+    ``root/<name>/rank-<id>``; a finished one is reused unless ``force``. Standard input is ranked without a folder.
+    Rows: metric (as scored; random groups, which have none, last), seed, group as asked, draw, unit in named_parameters
+    order, rank.
     Raises SelectionError for a K that the scores cannot give, ArtifactError for a source that cannot be read.
     """
     progress = progress or Silent()

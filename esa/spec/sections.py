@@ -120,6 +120,11 @@ class Eval(Windows):
     length: int = Field(default=128, ge=2, description="tokens of a window, BOS included")
     sample: Literal["random", "first"] = Field(default="first", description="draw windows by seed, or take the first")
     batch_tokens: int = Field(default=2048, ge=2, description="tokens evaluated at once")
+    rewrites: int = Field(
+        default=20,
+        ge=0,
+        description="weights rewritten to the adjacent number, which measures the noise floor; 0: no floor",
+    )
 
 
 class Score(Section):

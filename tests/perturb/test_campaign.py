@@ -16,12 +16,13 @@ from esa.eval import INTACT, Evaluator
 from esa.eval.evaluator import Measured
 from esa.model import LoadedModel, fingerprint
 from esa.perturb import campaign
-from esa.perturb.campaign import NUM_REWRITES
 from esa.perturb.interval import paired_interval
+from esa.spec.sections import Eval
 from tests.conftest import VOCABULARY, load
 from tests.eval.naive import pick, token_nlls, window_logits
 from tests.perturb.planted import DOWN, HEAD, RANDOM, TOP, UP, frame, perturb, ranking, rows, spec
 
+NUM_REWRITES = Eval().rewrites
 FULL = spec(
     {"method": "zero"},
     {"method": "gauss_noise", "sigma": 0.5, "repeats": 2},

@@ -10,16 +10,19 @@ import torch
 from esa.artifact import read_manifest
 from esa.eval import INTACT
 from esa.model import LoadedModel
-from esa.perturb.campaign import NUM_REWRITES, floor_targets
+from esa.perturb.campaign import floor_targets
 from esa.perturb.cases import groups_from_ranking
+from esa.spec.sections import Eval
 from tests.conftest import load
 from tests.perturb.planted import BOTTOM, HEAD, TOP, UP, frame, perturb, ranking, rows, spec
+
+NUM_REWRITES = Eval().rewrites
 
 
 def floors(table: Any, loaded: LoadedModel, seed: int = 0) -> list[tuple[str, int]]:
     """Return the weights that the noise floor rewrites."""
     chosen = [name for name, info in loaded.table.items() if len(info.shape) > 1]
-    return floor_targets(groups_from_ranking(table.frame, loaded.table, "t"), loaded, chosen, seed)
+    return floor_targets(groups_from_ranking(table.frame, loaded.table, "t"), loaded, chosen, seed, NUM_REWRITES)
 
 
 def test_the_noise_floor_takes_low_scores() -> None:
