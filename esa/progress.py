@@ -43,3 +43,32 @@ class Silent:
     def warn(self, text: str) -> None:
         """Keep the warning for the manifest."""
         self.warnings.append(text)
+
+
+class Recording:
+    """Pass everything on to a listener, and keep the warnings of one step for its manifest."""
+
+    def __init__(self, listener: Progress | None) -> None:
+        self.listener: Progress = listener if listener is not None else Silent()
+        self.warnings: list[str] = []
+
+    def start(self, label: str, total: int) -> None:
+        """Pass the start on."""
+        self.listener.start(label, total)
+
+    def advance(self, amount: int = 1) -> None:
+        """Pass the advance on."""
+        self.listener.advance(amount)
+
+    def finish(self) -> None:
+        """Pass the end on."""
+        self.listener.finish()
+
+    def note(self, text: str) -> None:
+        """Pass the note on."""
+        self.listener.note(text)
+
+    def warn(self, text: str) -> None:
+        """Keep the warning, and pass it on."""
+        self.warnings.append(text)
+        self.listener.warn(text)

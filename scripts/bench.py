@@ -3,11 +3,13 @@
 
     python scripts/bench.py score   [--model smollm2-135m] [--windows 32] [--length 256] [--repeats 3]
     python scripts/bench.py facts   --text wikitext2_valid.txt
+    python scripts/bench.py ranks   --text wikitext2_valid.txt
     python scripts/bench.py help    [--repeats 5]
 
 score: scoring act_mag and grad_x_weight (reduction included, writing excluded) against a plain forward and backward over the
        same windows one by one.
-facts: the perplexities of the interventions that the documentation states, and where the super weight ranks by each metric.
+facts: the perplexities of the interventions that the documentation states, then ranks.
+ranks: where the super weight stands among all weights by each metric.
 help:  the time of ``esa --help`` in a fresh process.
 """
 
@@ -19,8 +21,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-
-import polars as pl
 
 SUPER = "model.layers.11.mlp.down_proj.weight"
 SUPER_INDEX = 507 * 1536 + 1229
@@ -81,8 +81,7 @@ def bench_score(model: str, windows: int, length: int, repeats: int) -> None:
 
 def bench_facts(text: Path) -> None:
     """Print the table of interventions and the ranks of the super weight by metric."""
-    from esa import perturb, score
-    from esa.model import load_model
+    from esa import perturb
     from esa.spec import spec_from_dict
 
     second = "model.layers.2.mlp.down_proj.weight:507,90"
@@ -107,29 +106,40 @@ def bench_facts(text: Path) -> None:
                 print(
                     f"{row['method']:<10} {row['options']:<16} {' + '.join(targets)}: {row['ppl_base']:.2f} -> {row['ppl']:.4g}"
                 )
-        tree = {
-            "name": "facts",
-            "model": {"id": "smollm2-135m"},
-            "calibration": {"source": f"file:{text}", "windows": 4, "length": 256, "bos": False, "sample": "first"},
-            "score": {
-                "metrics": [
-                    "magnitude", "act_mag", "wanda", "grad_x_weight", "grad_squared", "fisher_obd", "hutchinson_diag", "obd",
-                ],
-                "probes": 2,
-                "keep": 100_000,
-            },
-        }  # fmt: skip
-        spec = spec_from_dict(tree)
-        loaded = load_model(spec.model)
-        scored = score.run(spec, loaded=loaded, root=Path(folder))
-        scores = pl.read_parquet(scored.folder / "scores.parquet").filter(pl.col("stratum").is_in(["top", "all"]))
-        for metric in spec.score.metrics:
-            rows = scores.filter(pl.col("metric") == metric)
-            mine = rows.filter((pl.col("parameter") == SUPER) & (pl.col("index") == SUPER_INDEX))
-            if mine.is_empty():
-                print(f"{metric:<16} beyond the 100,000 highest of its tensor")
-            else:
-                print(f"{metric:<16} rank {rows.filter(pl.col('score') > mine['score'][0]).height + 1:,}")
+    bench_ranks(text)
+
+
+def bench_ranks(text: Path) -> None:
+    """Print where the super weight stands among all weights by each metric: 4 windows of 256 tokens, two probes."""
+    import torch
+
+    from esa.data import calibration_windows
+    from esa.model import eligible, load_model
+    from esa.progress import Silent
+    from esa.score.engine import Engine, load_metrics
+    from esa.spec import spec_from_dict
+
+    calibration = {"source": f"file:{text}", "windows": 4, "length": 256, "bos": False, "sample": "first"}
+    spec = spec_from_dict({"name": "ranks", "model": {"id": "smollm2-135m"}, "calibration": calibration})
+    loaded = load_model(spec.model)
+    texts = calibration_windows(spec.calibration, loaded.tokenizer, [0])[0]
+    for names in (
+        ["magnitude", "act_mag", "wanda"],
+        ["grad_x_weight", "grad_squared", "fisher_obd"],
+        ["hutchinson_diag", "obd"],
+    ):
+        found: dict[str, list[torch.Tensor]] = {name: [] for name in names}
+        mine: dict[str, float] = {}
+
+        def emit(metric, info, weight, scores, usage, found=found, mine=mine) -> None:  # type: ignore[no-untyped-def]
+            found[metric.name].append(scores.score.reshape(-1).clone())
+            if info.name == SUPER:
+                mine[metric.name] = float(scores.score.reshape(-1)[SUPER_INDEX])
+
+        Engine(loaded, eligible(loaded.table), load_metrics(names), emit, Silent(), probes=2).run(texts, 0)
+        for name in names:
+            above = sum(int((part > mine[name]).sum()) for part in found[name])
+            print(f"{name:<16} rank {above + 1:,}", flush=True)
 
 
 def bench_help(repeats: int) -> None:
@@ -142,7 +152,7 @@ def bench_help(repeats: int) -> None:
 def main() -> None:
     """Read the command line and run one benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["score", "facts", "help"])
+    parser.add_argument("what", choices=["score", "facts", "ranks", "help"])
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--windows", type=int, default=32)
     parser.add_argument("--length", type=int, default=256)
@@ -155,6 +165,10 @@ def main() -> None:
         if options.text is None:
             parser.error("facts needs --text")
         bench_facts(options.text)
+    elif options.what == "ranks":
+        if options.text is None:
+            parser.error("ranks needs --text")
+        bench_ranks(options.text)
     else:
         bench_help(options.repeats)
 

@@ -35,6 +35,8 @@ def read_ranking(source: str | Path) -> Table:
     if not data or data[:4] == b"PAR1":
         return decode(data, "ranking/1", name)
     header = csv_header(data, name)
+    if {"stratum", "numel"} <= set(header):
+        raise ArtifactError("holds scores/1 where a ranking was expected", where=name, hint="esa rank makes one of it")
     if {"parameter", "index", "group", "rank"} <= set(header):
         return decode(data, "ranking/1", name)
     return make_table("ranking/1", _older(data, header, name), source=name)

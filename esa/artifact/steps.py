@@ -4,6 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,13 @@ class Step:
         write_text(path, opening + dump_spec(self.spec))
         self._started = time.perf_counter()
 
+    def abandon(self, *, unless: Path) -> None:
+        """Take the folder away again after an error over content, ``unless`` finished work lies in it."""
+        if not unless.exists():
+            (self.folder / "spec.toml").unlink(missing_ok=True)
+            with suppress(OSError):  # it holds something of somebody's
+                self.folder.rmdir()
+
     def meta(self, **more: str) -> dict[str, str]:
         """Return what the step's Parquet files carry."""
         spec = {"name": self.spec.name, **self.keys}
@@ -154,8 +162,15 @@ class Journal:
                 if not line.endswith("\n"):
                     break  # the line that was being written when the process died
                 whole.append(line)
-                entry = json.loads(line)
-                self.done[entry["key"]] = entry
+                try:
+                    entry = json.loads(line)
+                    self.done[entry["key"]] = entry
+                except (ValueError, KeyError, TypeError):
+                    raise ArtifactError(
+                        "is not a line of the journal",
+                        where=f"{path}:{len(whole)}",
+                        hint="start the step afresh with --force",
+                    ) from None
             write_text(path, "".join(whole))
 
     def append(self, key: str, entry: dict[str, Any]) -> None:

@@ -113,6 +113,8 @@ def write_stdout(data: bytes) -> None:
 def read_bytes(source: str | Path) -> tuple[bytes, str]:
     """Return the bytes of a file or of standard input, and the name errors call it by."""
     if str(source) == STDIO:
+        if sys.stdin is None:
+            raise ArtifactError("standard input is closed; a table was expected from a pipe", where="-")
         if sys.stdin.isatty():
             raise ArtifactError("standard input is a terminal; a table was expected from a pipe", where="-")
         return sys.stdin.buffer.read(), "standard input"

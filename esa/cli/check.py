@@ -15,10 +15,12 @@ def command(
     overrides: options.Overrides = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
+    list_names: options.ListNames = False,
+    version: options.Version = False,
 ) -> None:
     """Validate a spec and print it resolved, every default filled in.
 
-    Example: [bold]esa check specs/quickstart.toml[/]
+    Example: `esa check specs/quickstart.toml`
     """
     from esa.data.sources import source_path
     from esa.errors import EsaError, SpecError

@@ -117,7 +117,7 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
         table.add_column(
             name,
             justify="right" if name in right else "left",
-            no_wrap=name not in ("address", "outcome"),
+            no_wrap=name != "outcome",
             overflow="fold",
         )
     for row in rows:
@@ -127,6 +127,11 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
         console.width = 200
     console.print()
     console.print(table)
+
+
+def print_line(text: str) -> None:
+    """Print a line on standard error."""
+    stderr_console().print(escape(text), soft_wrap=True)
 
 
 def number(value: float | int | None, digits: int = 4) -> str:

@@ -53,7 +53,7 @@ def _plan(spec: Spec, steps: Sequence[str], out: Path | None) -> list[str]:
     binding = max(stages, key=lambda name: stages[name])
     lines += [f"  peak {stages[binding] / _GB:.2f} GB, bound by {binding}", "", "outputs"]
     for step in steps:
-        lines.append(f"  {step}: {_folder(spec, step, out)}")
+        lines.append(f"  {step}: {_folder(spec, step, out, alone=len(steps) == 1)}")
     return lines
 
 
@@ -76,8 +76,10 @@ def _evaluations(spec: Spec) -> str:
     )
 
 
-def _folder(spec: Spec, step: str, out: Path | None) -> str:
+def _folder(spec: Spec, step: str, out: Path | None, *, alone: bool) -> str:
     """Return where a step will write; its id where the spec and the files at hand fix it."""
+    if alone and out is not None:
+        return f"{out}/"
     root = out or OUTPUTS
     if step == "report":
         return f"reports/{spec.name}-<id>/"

@@ -29,12 +29,13 @@ def command(
     verbose: options.Verbose = False,
     threads: options.Threads = None,
     list_names: options.ListNames = False,
+    version: options.Version = False,
 ) -> None:
     """Measure NLL, perplexity, bits per byte and token accuracy of the intact model.
 
     Prints the step's folder on stdout; with -o - the table.
 
-    Example: [bold]esa eval -s specs/quickstart.toml --text file:wiki.txt -o -[/]
+    Example: `esa eval -s specs/quickstart.toml --text file:wiki.txt -o -`
     """
     progress = begin(quiet=quiet, verbose=verbose, threads=threads)
     format = check_format(format)

@@ -6,7 +6,7 @@ import typer
 
 from esa.cli import check, eval, overlap, perturb, rank, report, run, score
 from esa.cli.options import ListNames, Version
-from esa.errors import EXIT_INTERRUPTED
+from esa.errors import EXIT_CONTENT, EXIT_INTERRUPTED, EXIT_USAGE
 
 app = typer.Typer(
     name="esa",
@@ -14,7 +14,7 @@ app = typer.Typer(
     epilog="Start with: esa run --spec specs/quickstart.toml",
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -32,7 +32,19 @@ for command in (run, score, rank, perturb, overlap, eval, report, check):
 def main() -> None:
     """Run the command line and exit with its code."""
     try:
-        app()
-    except KeyboardInterrupt:
+        sys.exit(app(standalone_mode=False))
+    except typer.Abort:
         print("esa: interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
+    except typer.BadParameter as error:  # a value, where what is missing or unknown is a matter of usage
+        if type(error).__name__ == "MissingParameter":
+            error.show()
+            sys.exit(EXIT_USAGE)
+        option = getattr(error.param, "opts", ["argument"])[0]
+        print(f"esa: error: {option}: {error.message}", file=sys.stderr)
+        sys.exit(EXIT_CONTENT)
+    except Exception as error:
+        if not hasattr(error, "show") or not hasattr(error, "exit_code"):
+            raise
+        error.show()  # typer's own word on an unknown command or option
+        sys.exit(error.exit_code)

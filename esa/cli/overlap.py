@@ -51,13 +51,14 @@ def command(
     verbose: options.Verbose = False,
     threads: options.Threads = None,
     list_names: options.ListNames = False,
+    version: options.Version = False,
 ) -> None:
     """Compare every two of the lists: Jaccard beside what chance gives, rank-biased overlap, rank correlations.
 
     With --spec the comparison becomes a step of that run, with stability_summary.json where a metric has several seeds;
     without, the table goes to stdout or -o.
 
-    Example: [bold]esa overlap a/top_weights.csv b/top_weights.csv -k 100 --by weight --by component[/]
+    Example: `esa overlap a/top_weights.csv b/top_weights.csv -k 100 --by weight --by component`
     """
     from esa import overlap
     from esa.spec import dump_spec, spec_from_dict

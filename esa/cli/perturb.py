@@ -51,13 +51,16 @@ def command(
     verbose: options.Verbose = False,
     threads: options.Threads = None,
     list_names: options.ListNames = False,
+    version: options.Version = False,
 ) -> None:
     """Change the targets by every method, measure the damage, and bring the exact bits back.
 
     Prints the step's folder on stdout; with -o - the damage table.
 
-    Examples: [bold]esa perturb -s llama.toml --targets top.csv[/]
-    [bold]esa perturb -s llama.toml --target model.embed_tokens.weight:128000,3303 --method zero[/]
+    Examples:
+    `esa perturb -s llama.toml --targets top.csv`
+
+    `esa perturb -s llama.toml --target model.embed_tokens.weight:128000,3303 --method zero`
     """
     progress = begin(quiet=quiet, verbose=verbose, threads=threads)
     format = check_format(format)

@@ -55,14 +55,17 @@ def command(
     verbose: options.Verbose = False,
     threads: options.Threads = None,
     list_names: options.ListNames = False,
+    version: options.Version = False,
 ) -> None:
     """Order scores into top, bottom, random and matched groups.
 
     Without a spec, the one that the scores carry is used. From stdin the ranking goes to stdout, else to a folder whose
     name is printed.
 
-    Examples: [bold]esa rank outputs/x/score-3f0a -k 100 --mode per_layer -o top.csv[/]
-    [bold]esa rank scores.parquet -k 10 --aggregate output --statistic count -o -[/]
+    Examples:
+    `esa rank outputs/x/score-3f0a -k 100 --mode per_layer -o top.csv`
+
+    `esa rank scores.parquet -k 10 --aggregate output --statistic count -o -`
     """
     progress = begin(quiet=quiet, verbose=verbose, threads=threads)
     format = check_format(format)

@@ -25,7 +25,7 @@ def command(
         typer.Option(
             "--out",
             "-o",
-            help="Folder that the run's own folder goes into; outputs by default.",
+            help="Folder that the run's own folder goes into; outputs by default. The report goes to reports/.",
             metavar="FOLDER",
             rich_help_panel=options.OUTPUT,
         ),
@@ -36,13 +36,14 @@ def command(
     verbose: options.Verbose = False,
     threads: options.Threads = None,
     list_names: options.ListNames = False,
+    version: options.Version = False,
 ) -> None:
     """Score, rank, perturb, compare and report; finished steps are reused, broken ones resumed.
 
-    Prints the damage table, the worst single weights, and on stdout the path of the report. A spec with [sweep] runs
-    each of its members.
+    Prints the damage table, the worst single weights, and on stdout the path of the report. A spec with a sweep table
+    runs each of its members.
 
-    Example: [bold]esa run --spec specs/quickstart.toml[/]
+    Example: `esa run --spec specs/quickstart.toml`
     """
     from esa.artifact.steps import OUTPUTS
 
@@ -66,11 +67,16 @@ def _run_one(spec: Any, path: Path | None, root: Path, force: bool, quiet: bool,
     from esa.artifact import read_manifest, write_json
     from esa.artifact.manifest import now
     from esa.cli.summary import print_summary
-    from esa.model import load_model
+    from esa.model import eligible, load_model
 
     home = root / spec.name
     shared = {"root": root, "force": force, "progress": progress}
     loaded = None if score.score_step(spec, root).complete and not force else load_model(spec.model, progress)
+    if loaded is not None:
+        rank.require_keep(
+            spec,
+            {name: info.numel for name, info in eligible(loaded.table, spec.score.include, spec.score.exclude).items()},
+        )
     scored = score.run(spec, loaded=loaded, **shared)
     ranked = rank.run(scored.folder, spec=spec, **shared)
     assert ranked.folder is not None

@@ -31,13 +31,16 @@ def command(
     verbose: options.Verbose = False,
     threads: options.Threads = None,
     list_names: options.ListNames = False,
+    version: options.Version = False,
 ) -> None:
     """Score every weight by the spec's metrics, each seed in one shared pass.
 
     Prints the step's folder on stdout; with -o - the score table, as Parquet.
 
-    Examples: [bold]esa score --spec specs/quickstart.toml[/]
-    [bold]esa score -s s.toml -o - | esa rank - -k 100 | esa perturb -s s.toml --targets -[/]
+    Examples:
+    `esa score --spec specs/quickstart.toml`
+
+    `esa score -s s.toml -o - | esa rank - -k 100 | esa perturb -s s.toml --targets -`
     """
     progress = begin(quiet=quiet, verbose=verbose, threads=threads)
     format = check_format(format)

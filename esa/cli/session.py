@@ -3,6 +3,7 @@
 import functools
 import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 import typer
 
 from esa.cli.console import ConsoleProgress, print_error
-from esa.errors import EXIT_INTERRUPTED, EsaError
+from esa.errors import EXIT_CONTENT, EXIT_INTERRUPTED, EsaError
 
 if TYPE_CHECKING:
     from esa.artifact import Table
@@ -25,11 +26,13 @@ def handled(command: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(command)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
+            if sys.stdout is None:
+                raise EsaError("standard output is closed", where="-")
             command(*args, **kwargs)
             sys.stdout.flush()
         except EsaError as error:
             if kwargs.get("verbose"):
-                raise
+                traceback.print_exc()
             print_error(error)
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
@@ -39,6 +42,11 @@ def handled(command: Callable[P, None]) -> Callable[P, None]:
             # The reader has what it wanted. Python would complain once more when it flushes stdout at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
+        except OSError as error:  # a full disk, a folder without permission: about content, not a bug
+            if kwargs.get("verbose"):
+                traceback.print_exc()
+            print_error(EsaError(error.strerror or str(error), where=str(error.filename or "output")))
+            raise typer.Exit(EXIT_CONTENT) from None
 
     return wrapper
 
@@ -98,7 +106,15 @@ def is_file_target(out: str | None) -> bool:
 
 
 def folder_target(out: str | None) -> Path | None:
-    """Return the folder that ``-o`` names, if it names one."""
+    """Return the folder that ``-o`` names, if it names one. Raises EsaError for a suffix that is no table's."""
+    if out is not None and not is_file_target(out):
+        suffix = Path(out).suffix
+        if suffix[1:].isalpha() and not Path(out).is_dir() and not out.endswith("/"):
+            raise EsaError(
+                f"'{out}': '{suffix}' is no table's suffix; allowed: .csv, .parquet, -, a folder/", where="--out"
+            )
+        if Path(out).exists() and not Path(out).is_dir():
+            raise EsaError(f"'{out}' is a file, not a folder", where="--out")
     return Path(out) if out is not None and not is_file_target(out) else None
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import polars as pl
 
-from esa.cli.console import number, print_table
+from esa.cli.console import number, print_line, print_table
 
 _WORST = 5
 
@@ -40,44 +40,38 @@ def print_stability(stability: Mapping[str, Any]) -> None:
 
 
 def print_damage(damage: pl.DataFrame) -> None:
-    """Print one row per method, metric, group and k: perplexity as mean and range over draws and repeats."""
-    from esa.report.tables import damage_summary
+    """Print a table per method: one row per metric, group and k, perplexity as mean and range over draws and repeats."""
+    from esa.report.tables import damage_summary, label
 
-    rows = []
-    for row in damage_summary(damage.filter(pl.col("unit") == "joint")).to_dicts():
-        several = row["cases"] > 1 and row["ppl_min"] is not None
-        spread = f"{number(row['ppl_min'])} to {number(row['ppl_max'])}" if several else ""
-        method = row["method"] if row["options"] == "{}" else f"{row['method']} {row['options']}"
-        rows.append(
-            [method, row["metric"] or "-", row["group"], str(row["k"]), str(row["cases"]), number(row["ppl_mean"]), spread,
-             _times(row["ratio"]), row["outcome"]]
-        )  # fmt: skip
-    header = ["method", "metric", "group", "k", "cases", "perplexity", "range", "x intact", "outcome"]
-    if rows:
-        base = damage["ppl_base"].drop_nulls()
-        intact = f" (intact: {number(base[0])})" if len(base) else ""
-        print_table(f"Damage by group and k{intact}", header, rows, right=["k", "cases", "perplexity", "x intact"])
+    base = damage["ppl_base"].drop_nulls()
+    intact = f" (intact: {number(base[0])})" if len(base) else ""
+    summary = damage_summary(damage.filter(pl.col("unit") == "joint"))
+    header = ["metric", "group", "k", "perplexity", "range", "x intact", "outcome"]
+    for (method, options), part in summary.group_by("method", "options", maintain_order=True):
+        rows = []
+        for row in part.to_dicts():
+            several = row["cases"] > 1 and row["ppl_min"] is not None and row["ppl_max"] is not None
+            spread = f"{number(row['ppl_min'])} to {number(row['ppl_max'])}" if several else ""
+            rows.append(
+                [row["metric"] or "-", row["group"], str(row["k"]), number(row["ppl_mean"]), spread, _times(row["ratio"]),
+                 row["outcome"]]
+            )  # fmt: skip
+        title = f"Damage of {label(str(method), str(options))}, by group and k{intact}"
+        print_table(title, header, rows, right=["k", "perplexity", "x intact"])
 
 
 def print_worst(damage: pl.DataFrame, ranking: pl.DataFrame, model: Mapping[str, Any]) -> None:
     """Print the single weights whose perturbation costs most, worst first."""
     from esa.report.tables import worst_single
 
-    rows = [
-        [
-            row["target"],
-            number(row["weight"]),
-            number(row["ppl"]),
-            _times(row["ratio"]),
-            number(row["delta_nll"], 3),
-            row["metrics"] or "-",
-        ]
-        for row in worst_single(damage, ranking).head(_WORST).to_dicts()
-    ]
-    header = ["address", "weight", "perplexity", "x intact", "delta NLL", "rank by metric"]
-    if rows:
+    worst = worst_single(damage, ranking).head(_WORST).to_dicts()
+    if worst:
+        rows = [[_times(row["ratio"]), number(row["ppl"]), number(row["weight"]), row["target"]] for row in worst]
         title = f"Worst single weights of {number(model['num_parameters'])}"
-        print_table(title, header, rows, right=["weight", "perplexity", "x intact", "delta NLL"])
+        header = ["x intact", "perplexity", "weight", "address"]
+        print_table(title, header, rows, right=header[:3])
+        if worst[0]["metrics"]:
+            print_line(f"The first one's rank by metric: {worst[0]['metrics']}.")
 
 
 def _times(ratio: float | None) -> str:

@@ -60,8 +60,8 @@ def calibration_windows(
 ) -> dict[int, TokenWindows]:
     """Return each seed's windows.
 
-    ``sample = "random"`` draws without replacement, the seeds disjoint while the text allows; a seed's windows depend on
-    its place among ``seeds`` only where they could otherwise be shared. Beyond that, each seed draws from the whole text and
+    ``sample = "random"`` draws without replacement, the seeds disjoint while the text allows; each draws
+    from what the seeds before it in the list left over. Beyond that, each seed draws from the whole text and
     a warning tells the expected share in common. ``sample = "first"`` gives every seed the same.
     """
     progress = progress or Silent()

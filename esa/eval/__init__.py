@@ -10,8 +10,8 @@ from esa.artifact.steps import OUTPUTS
 from esa.data import eval_windows, source_hash
 from esa.eval.evaluator import Evaluator
 from esa.eval.language_modeling import Measured, evaluate
-from esa.model import LoadedModel, load_model, source_hashes
-from esa.progress import Progress, Silent
+from esa.model import LoadedModel, load_model, require_same_model, source_hashes
+from esa.progress import Progress, Recording
 from esa.spec import Spec
 
 __all__ = ["EvalResult", "Evaluator", "Measured", "case_id", "eval_step", "run"]
@@ -56,22 +56,25 @@ def run(
 
     A complete step is reused. Raises EsaError for content: spec, text, model. Cost: one forward pass over the windows.
     """
-    progress = progress or Silent()
+    progress = Recording(progress)
     step = eval_step(spec, root, out)
     if step.complete and not force:
+        require_same_model(step, loaded)
         progress.note(f"eval: {step.folder} is complete")
         return EvalResult(find_table(step.folder, "eval/1"), step.folder, reused=True)
     loaded = loaded or load_model(spec.model, progress)
     windows = eval_windows(spec.eval, loaded.tokenizer)
     evaluator = Evaluator(loaded, windows, spec.eval.batch_tokens)
     measured = evaluator.measure()
+    if measured.nonfinite:
+        progress.warn("the model gives NaN or infinite logits on this text: its metrics are null")
     table = make_table("eval/1", eval_rows(step.id, measured, windows.num_bytes), step.meta())
     step.begin(force=force)
     step.write(table, "eval.csv")
     step.write(make_table("windows/1", window_rows(step.id, INTACT, measured)), "windows.csv")
     step.finish(
         tables={"eval.csv": "eval/1", "windows.csv": "windows/1"},
-        warnings=getattr(progress, "warnings", []),
+        warnings=progress.warnings,
         model=loaded.facts,
         data=windows.facts(),
         outcome=measured.outcome(evaluator.vocabulary),

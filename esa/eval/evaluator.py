@@ -9,6 +9,7 @@ from torch import Tensor
 from esa.data import TokenWindows
 from esa.eval.language_modeling import Measured, Reference, add_batch
 from esa.model import LoadedModel
+from esa.model.anatomy import text_config
 
 
 class Evaluator:
@@ -20,7 +21,7 @@ class Evaluator:
 
     def __init__(self, loaded: LoadedModel, windows: TokenWindows, batch_tokens: int) -> None:
         self.loaded = loaded
-        self.vocabulary = int(loaded.model.get_output_embeddings().weight.shape[0])
+        self.vocabulary = int(text_config(loaded.model).vocab_size)
         self.batches = [torch.tensor(batch, device=loaded.device) for batch in _batches(windows.ids, batch_tokens)]
         self._states: list[list[Tensor]] = []  # per batch, the input of every block and the output of the last
         self._intact: list[Reference] = []

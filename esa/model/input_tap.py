@@ -36,7 +36,9 @@ class InputTap(TorchFunctionMode):
 
     def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
         super().__init__()
-        self._by_storage = {p.untyped_storage().data_ptr(): (name, p) for name, p in parameters.items()}
+        self._by_storage: dict[int, list[tuple[str, nn.Parameter]]] = {}
+        for name, parameter in parameters.items():
+            self._by_storage.setdefault(parameter.untyped_storage().data_ptr(), []).append((name, parameter))
         self.statistics: dict[str, dict[int, InputStatistics]] = {}  # name -> contracted axis -> statistics
         self.num_tokens = 0
         self.active = False
@@ -51,18 +53,19 @@ class InputTap(TorchFunctionMode):
         kwargs = kwargs or {}
         if self.active and (operands := _operands(func, args, kwargs)) is not None:
             inputs, weight, contracted = operands
-            found = self._by_storage.get(weight.untyped_storage().data_ptr())
-            if found is not None:
-                with torch.no_grad(), torch._C.DisableTorchFunction():
-                    self._record(found[0], found[1], inputs.detach(), weight.detach(), contracted)
+            for name, parameter in self._by_storage.get(weight.untyped_storage().data_ptr(), ()):
+                if 0 <= weight.storage_offset() - parameter.storage_offset() < parameter.numel():
+                    with torch.no_grad(), torch._C.DisableTorchFunction():
+                        self._record(name, parameter, inputs.detach(), weight.detach(), contracted)
         return func(*args, **kwargs)
 
     def _record(self, name: str, parameter: nn.Parameter, inputs: Tensor, weight: Tensor, contracted: int) -> None:
         experts = parameter.shape[0] if parameter.ndim == 3 else 0
         if weight.numel() * max(experts, 1) != parameter.numel():
             return  # some other slice: not a whole linear map
-        stride = weight.stride(contracted)
-        axis = next((a for a in range(1 if experts else 0, parameter.ndim) if parameter.stride(a) == stride), None)
+        stride, length = weight.stride(contracted), weight.shape[contracted]
+        axes = range(1 if experts else 0, parameter.ndim)
+        axis = next((a for a in axes if parameter.stride(a) == stride and parameter.shape[a] == length), None)
         if axis is None:
             return
         size = parameter.shape[axis]

@@ -11,7 +11,8 @@ import torch
 import transformers
 from torch import nn
 
-from esa.errors import EsaError, ModelError, SpecError
+from esa.artifact import Step, read_manifest
+from esa.errors import ArtifactError, EsaError, ModelError, SpecError
 from esa.model.anatomy import ParameterInfo, describe
 from esa.model.block_stack import BlockStack
 from esa.model.sources import find_source
@@ -82,11 +83,7 @@ def prepare(model: Any, tokenizer: Any, section: ModelSection, device: torch.dev
     Fused experts run one by one: their inputs can then be watched, and their second derivatives exist.
     """
     device = device or choose_device(section.device)[0]
-    if any(getattr(module, "is_causal", True) is False for module in model.modules()):
-        raise ModelError(
-            f"{type(model).__name__} is not a causal language model: its attention sees the tokens that follow",
-            where="model.id",
-        )
+    _require_weights(model)
     model.eval()
     if device.type == "cuda":  # the same bits every time, wherever CUDA knows how
         torch.use_deterministic_algorithms(True, warn_only=True)
@@ -103,9 +100,33 @@ def prepare(model: Any, tokenizer: Any, section: ModelSection, device: torch.dev
             "dtype": section.dtype,
             "compute": section.dtype if section.compute == "auto" else section.compute,
             "quantization": section.quantization,
+            "threads": torch.get_num_threads(),
+            "accelerator": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
             "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         }
     return LoadedModel(model, tokenizer, BlockStack(model), describe(model), storage, device, facts)
+
+
+def require_same_model(step: Step, loaded: LoadedModel | None) -> None:
+    """Raise ArtifactError if a finished step was computed on a model with other weights than the one at hand."""
+    if loaded is None:
+        return
+    stated = read_manifest(step.folder).get("model", {}).get("fingerprint")
+    if stated != fingerprint(loaded.model):
+        raise ArtifactError(
+            "was computed on a model with other weights", where=str(step.folder), hint="compute it afresh with --force"
+        )
+
+
+def _require_weights(model: Any) -> None:
+    """Raise ModelError for weights that are not here, or not stored as floating-point numbers."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise ModelError(f"{name} is not in memory: an offloaded model gives no gradients", where="model.id")
+        if not parameter.is_floating_point():
+            raise ModelError(
+                f"{name} is stored as {parameter.dtype}; float32, bfloat16 and float16 can be scored", where="model.id"
+            )
 
 
 def choose_device(name: str) -> tuple[torch.device, str]:

@@ -1,18 +1,20 @@
 """Prove by intervention: change weights, measure the damage, bring the exact bits back."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from esa.artifact import Journal, Step, Table, find_table, make_table, read_manifest, read_ranking, sha256_of, to_json
 from esa.artifact.steps import JOURNAL, OUTPUTS
+from esa.artifact.tables import encode
 from esa.data import eval_windows, source_hash
-from esa.errors import CheckError, EsaError, SpecError
+from esa.errors import ArtifactError, CheckError, EsaError, SpecError
 from esa.eval import Evaluator
-from esa.model import LoadedModel, eligible, fingerprint, load_model, source_hashes
+from esa.model import LoadedModel, eligible, fingerprint, load_model, require_same_model, source_hashes
 from esa.perturb.campaign import Campaign, floor_targets
 from esa.perturb.cases import group_from_addresses, groups_from_ranking, plan_cases
-from esa.progress import Progress, Silent
+from esa.progress import Progress, Recording
 from esa.spec import Spec
 
 __all__ = ["PerturbResult", "perturb_step", "run"]
@@ -55,7 +57,7 @@ def run(
     Cost: one evaluation of the windows per case, from the first block that changed on, one for the intact model, and
     ``eval.rewrites`` for the noise floor.
     """
-    progress = progress or Silent()
+    progress = Recording(progress)
     if not spec.perturb:
         raise SpecError(
             ["perturb: names no method"], hint='add [[perturb]] with method = "zero", or give --method zero'
@@ -63,6 +65,8 @@ def run(
     ranking, inputs, where = _resolve(targets)
     step = perturb_step(spec, inputs, root, out)
     if step.complete and not force:
+        require_same_model(step, loaded)
+        _require_restored(read_manifest(step.folder)["checksum"], step.folder)
         progress.note(f"perturb: {step.folder} is complete")
         return PerturbResult(find_table(step.folder, "damage/1"), step.folder, step.id, reused=True)
     loaded = loaded or load_model(spec.model, progress)
@@ -81,8 +85,10 @@ def run(
     step.begin(force=force)
     evaluator = Evaluator(loaded, windows, spec.eval.batch_tokens)
     seed = spec.score.seeds[0]
-    journal = Journal(step.folder / JOURNAL)
+    journal = _journal(step, loaded)
     num_reused = sum(key in plan.cases for key in journal.done)
+    if num_reused:
+        progress.note(f"{num_reused} of {len(plan.cases)} cases are taken over from {JOURNAL}")
     campaign = Campaign(step.id, loaded, evaluator, journal, seed, progress)
     touched = {name for case in plan.cases.values() for name, _ in case.targets}
     floors = floor_targets(groups, loaded, list(eligible(loaded.table)), seed, spec.eval.rewrites)
@@ -90,8 +96,11 @@ def run(
     before = fingerprint(loaded.model, touched)
     try:
         campaign.evaluate(plan, floors)
-    finally:
-        after = fingerprint(loaded.model, touched)
+    except BaseException as error:
+        if fingerprint(loaded.model, touched) != before:
+            raise CheckError("the model's checksum changed: a perturbation was not restored") from error
+        raise
+    after = fingerprint(loaded.model, touched)
     damage = make_table("damage/1", campaign.damage_rows(plan), step.meta())
     tables = {"damage.csv": "damage/1", "windows.csv": "windows/1"}
     step.write(damage, "damage.csv")
@@ -101,18 +110,37 @@ def run(
         step.write(make_table("faults/1", campaign.fault_rows(plan)), "faults.csv")
     step.finish(
         tables=tables,
-        warnings=getattr(progress, "warnings", []),
+        warnings=progress.warnings,
         model=loaded.facts,
         data=windows.facts(),
         seeds=[seed],
-        checksum={"before": before, "after": after, "restored": before == after, "num_tensors": len(touched)},
+        checksum=(
+            checksum := {"before": before, "after": after, "restored": before == after, "num_tensors": len(touched)}
+        ),
         noise_floor=campaign.noise_floor(),
         num_cases=len(plan.cases),
         num_reused=num_reused,
     )
-    if before != after:
-        raise CheckError("the model's checksum changed: a perturbation was not restored", where=str(step.folder))
+    _require_restored(checksum, step.folder)
     return PerturbResult(damage, step.folder, step.id, reused=False)
+
+
+def _journal(step: Step, loaded: LoadedModel) -> Journal:
+    """Return the step's journal. Raises ArtifactError if it was begun on a model with other weights."""
+    journal = Journal(step.folder / JOURNAL)
+    mine = {"fingerprint": loaded.facts["fingerprint"]}
+    if "model" not in journal.done:
+        journal.append("model", mine)
+    elif journal.done["model"]["fingerprint"] != mine["fingerprint"]:
+        raise ArtifactError(
+            "was begun on a model with other weights", where=str(step.folder), hint="start the step afresh with --force"
+        )
+    return journal
+
+
+def _require_restored(checksum: Mapping[str, object], folder: Path) -> None:
+    if not checksum["restored"]:
+        raise CheckError("the model's checksum changed: a perturbation was not restored", where=str(folder))
 
 
 def _resolve(targets: str | Path | Table | Sequence[str]) -> tuple[Table | list[str], dict[str, str], str]:
@@ -133,8 +161,4 @@ def _resolve(targets: str | Path | Table | Sequence[str]) -> tuple[Table | list[
 
 
 def _content_hash(table: Table) -> str:
-    import hashlib
-
-    from esa.artifact.tables import encode
-
     return hashlib.sha256(encode(table, "csv")).hexdigest()

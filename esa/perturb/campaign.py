@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from esa.artifact import Journal
+from esa.errors import ModelError
 from esa.eval import INTACT, Evaluator, Measured, case_id, window_rows
 from esa.eval.language_modeling import perplexity
 from esa.model import LoadedModel
@@ -40,6 +41,11 @@ class Campaign:
         self.progress.advance(1 + len(floor) + len(plan.cases) - len(todo) - 1)
         if todo or INTACT not in self.journal.done:
             intact = self.evaluator.remember()
+            if intact.nonfinite:
+                raise ModelError(
+                    "the intact model gives NaN or infinite logits on the evaluation text: no damage can be measured",
+                    hint="try dtype = 'float32'",
+                )
             if INTACT not in self.journal.done:
                 self.journal.append(INTACT, {"measured": intact.record()})
         self.progress.advance()
@@ -62,7 +68,8 @@ class Campaign:
             return self.evaluator.compare(start)
 
     def _changes(self, case: Case) -> list[Change]:
-        draw = generator(self.seed, case.method, case.repeat)
+        names = case_id("targets", {}, [addressed(target, self.loaded.table) for target in case.targets], 0)
+        draw = generator(self.seed, case.method, case.repeat, names)
         return plan_changes(self.loaded, case.targets, case.method, case.options, draw)
 
     def measured(self, key: str) -> Measured:

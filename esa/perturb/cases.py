@@ -13,7 +13,7 @@ from esa.model import LoadedModel, ParameterInfo, address, find_parameter, locat
 from esa.perturb.apply import Target
 from esa.perturb.methods import bit_width
 from esa.progress import Progress
-from esa.spec.sections import BitFlip, Drawing, Perturb
+from esa.spec.sections import BitFlip, Drawing, Mean, Perturb
 
 _DOSES = ("factor", "sigma", "prob", "bits")
 
@@ -92,6 +92,10 @@ def groups_from_ranking(
     for (metric, seed, name, draw), part in ranking.group_by(keys, maintain_order=True):
         targets, ranks = [], []
         for parameter, index, indices, rank in part.select("parameter", "index", "indices", "rank").iter_rows():
+            if parameter is None or rank is None or rank < 1:
+                raise TargetError(
+                    f"a row of {name or 'the list'} has parameter {parameter} and rank {rank}", where=where
+                )
             info = found.get(parameter) or found.setdefault(parameter, find_parameter(parameter, table, where))
             if index is not None:
                 position = locate(info, [index], where)
@@ -105,6 +109,9 @@ def groups_from_ranking(
                 )
             targets.append((info.name, position))
             ranks.append(rank)
+        if len(set(targets)) < len(targets):
+            twice = next(target for target in targets if targets.count(target) > 1)
+            raise TargetError(f"{addressed(twice, table)} stands twice in {name or 'the list'}", where=where)
         groups.append(Group(metric, seed, name or "targets", draw, tuple(targets), tuple(ranks), tuple(part["score"])))
     return groups
 
@@ -136,6 +143,8 @@ def plan_cases(
         for group in chosen:
             if isinstance(section, BitFlip):
                 _check_bits(section, group, loaded, where)
+            if isinstance(section, Mean) and section.over != "tensor":
+                _check_axes(section.over, group, loaded, where)
             wanted = section.k or ks
             if max(wanted) > group.size:
                 progress.note(f"{group.metric or 'all'} {group.name}: K is limited to the {group.size} weights at hand")
@@ -185,6 +194,13 @@ def dose_of(options: Mapping[str, Any]) -> float | None:
 def options_text(options: Mapping[str, Any]) -> str:
     """Return options as one line of JSON."""
     return to_json(dict(options))
+
+
+def _check_axes(over: str, group: Group, loaded: LoadedModel, where: str) -> None:
+    for name in {name for name, _ in group.targets}:
+        info = loaded.table[name]
+        if info.output_axis is None or info.input_axis is None:
+            raise EsaError(f"{name}, of shape {info.shape}, has no {over}s", where=f"{where}.over")
 
 
 def _check_bits(section: BitFlip, group: Group, loaded: LoadedModel, where: str) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from esa.errors import EsaError
 from esa.model import ParameterInfo
-from esa.model.precision import wide
+from esa.model.precision import wide, wide_mean, wide_norm
 
 INTEGERS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
 MANTISSA_BITS = {torch.float32: 23, torch.bfloat16: 7, torch.float16: 10}
@@ -47,12 +47,12 @@ def mean(values: Tensor, options: Mapping[str, Any], place: Place) -> Tensor:
     """
     over, info, weight = options["over"], place.info, place.weight
     if over == "tensor":
-        return torch.full_like(values, float(wide(weight).mean()))
+        return torch.full_like(values, float(wide_mean(weight)))
     axis = {"output": info.output_axis, "input": info.input_axis}[over]
     other = {"output": info.input_axis, "input": info.output_axis}[over]
     if axis is None or other is None:
         raise EsaError(f"{info.name} has no {over}s; its shape is {info.shape}", where="perturb.over")
-    means = wide(weight).mean(dim=other, keepdim=True).expand(info.shape)
+    means = wide_mean(weight, other).expand(info.shape)
     picked: Tensor = means[torch.unravel_index(place.index, info.shape)]
     return picked.to(values)
 
@@ -77,7 +77,8 @@ def sign_flip(values: Tensor, options: Mapping[str, Any], place: Place) -> Tenso
 def gauss_noise(values: Tensor, options: Mapping[str, Any], place: Place) -> Tensor:
     """Add noise: ``w <- w + sigma r e``, e standard normal drawn in address order; r = |w|, the tensor's std, or 1.
 
-    Computed in float64, then rounded to storage. The draws depend on the repeat alone, so that doses share them.
+    Computed in float64, then rounded to storage. The draws depend on the targets and the repeat alone, so that doses share
+    them.
     Source: additive weight noise as of analog hardware, Joshi et al., Accurate deep neural network inference using
     computational phase-change memory, Nature Communications 2020.
     """
@@ -87,7 +88,9 @@ def gauss_noise(values: Tensor, options: Mapping[str, Any], place: Place) -> Ten
     if options["relative_to"] == "weight":
         relative = exact.abs()
     elif options["relative_to"] == "tensor_std":
-        relative = float(wide(place.weight).std(correction=0))
+        center = float(wide_mean(place.weight))
+        square = float(wide_norm(place.weight)) ** 2 / place.weight.numel()
+        relative = max(0.0, square - center**2) ** 0.5
     else:
         relative = 1.0
     return exact.add(noise * relative, alpha=options["sigma"]).to(values)

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from esa.spec.sections import Rank
 MOST_CSV_ROWS = 200_000
 ANATOMY = "anatomy.json"
 
-__all__ = ["RankResult", "run"]
+__all__ = ["RankResult", "require_keep", "run"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,11 @@ def run(
     """
     progress = progress or Silent()
     scores = open_scores(source)
+    if spec is None and scores.spec is None:
+        progress.warn(
+            f"{scores.where} carries no spec, no tensors and no counts of zero scores, as Parquet and folders do:"
+            " the defaults apply where nothing is given"
+        )
     spec = _resolve(scores, source, spec, rank, name)
     spec = apply_overrides(spec, overrides) if overrides else spec
     pairs = _filter(scores, metrics)
@@ -69,7 +74,8 @@ def run(
     step = Step("rank", spec, inputs, root=root, folder=None if alone else out)
     into_folder = write and not alone and str(source) != STDIO
     meta = step.meta(name=spec.name, **({} if scores.anatomy is None else {"anatomy": scores.anatomy}))
-    if into_folder and not force and step.complete:
+    reused = into_folder and not force and step.complete
+    if reused:
         notes = tuple(read_manifest(step.folder).get("notes", ()))
         table = Table("ranking/1", read_table(table_path(step.folder, "ranking/1"), "ranking/1").frame, meta)
     else:
@@ -79,9 +85,28 @@ def run(
             _write(step, table, scores, notes, force)
         elif alone and write and out is not None:
             write_table(table, out)
-    for note in notes:
-        progress.note(note)
+    if reused:
+        progress.note(f"rank: {step.folder} is complete")
+    else:
+        for note in notes[:2]:
+            progress.note(note)
+        if len(notes) > 2:
+            progress.note(f"... and {len(notes) - 2} more notes of this kind, in manifest.json")
     return RankResult(table, notes, step.folder if into_folder else None)
+
+
+def require_keep(spec: Spec, sizes: Mapping[str, int]) -> None:
+    """Raise SelectionError before anything is scored, if the K of a spec needs more rows than it keeps.
+
+    ``sizes``: the weights of each tensor to score; one of at most 4 keep weights is kept whole.
+    """
+    most, keep = max(spec.rank.k), spec.score.keep
+    cut = [name for name, size in sizes.items() if size > 4 * keep]
+    if cut and most > keep:
+        raise SelectionError(
+            f"K = {most:,} is more than the {keep:,} scores that will be kept of {cut[0]}",
+            where="rank.k", hint=f"set score.keep = {most}",
+        )  # fmt: skip
 
 
 def _resolve(scores: Scores, source: str | Path, spec: Spec | None, rank: Rank | None, name: str | None) -> Spec:

@@ -1,12 +1,14 @@
 """Score every weight: metrics, the passes that feed them, and the artifact they leave."""
 
+import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import torch
 from torch import Tensor
 
 from esa.artifact import Step, replacing, to_json, write_json
@@ -14,8 +16,9 @@ from esa.artifact.schemas import SCHEMAS
 from esa.artifact.steps import OUTPUTS
 from esa.artifact.tables import Table, write_table
 from esa.data import calibration_windows, source_hash
-from esa.model import LoadedModel, ParameterInfo, eligible, load_model, source_hashes
-from esa.progress import Progress, Silent
+from esa.errors import EsaError, ModelError
+from esa.model import LoadedModel, ParameterInfo, eligible, load_model, require_same_model, source_hashes
+from esa.progress import Progress, Recording
 from esa.score.collect import KINDS, Collector
 from esa.score.engine import Engine, load_metrics
 from esa.score.metric import Metric, Needs, Scores
@@ -57,17 +60,19 @@ def run(
     A complete step is reused; a broken one goes on at the next seed. ``loaded`` saves loading the model again.
     Raises EsaError for content: spec, text, model, NaN scores. Cost: per seed one shared pass over its windows.
     """
-    progress = progress or Silent()
+    progress = Recording(progress)
     step = score_step(spec, root, out)
     if step.complete and not force:
+        require_same_model(step, loaded)
         progress.note(f"score: {step.folder} is complete")
         return ScoreResult(step.folder, step.id, reused=True)
     loaded = loaded or load_model(spec.model, progress)
     chosen = eligible(loaded.table, spec.score.include, spec.score.exclude)
     metrics = load_metrics(spec.score.metrics)
+    _require_range(metrics, loaded)
     windows = calibration_windows(spec.calibration, loaded.tokenizer, spec.score.seeds, progress)
     step.begin(force=force)
-    scratch = step.folder / f"{_PARTS}{step.id}"
+    scratch = step.folder / f"{_PARTS}{step.id}-{loaded.facts['fingerprint'][:12]}"
     if force:
         shutil.rmtree(scratch, ignore_errors=True)
     large: dict[str, Indices] = {}
@@ -78,18 +83,26 @@ def run(
         *((seed, with_data) for seed in spec.score.seeds),
     ]
     for seed, group in passes:
-        if not group or _part_is_complete(scratch, seed):
+        if not group:
             continue
+        done = scratch / f"{_stem(seed)}.done"
+        if done.exists():
+            progress.warnings += json.loads(done.read_text(encoding="utf-8"))["warnings"]
+            continue
+        known = len(progress.warnings)
         collectors = {m.name: Collector(step.id, m.name, seed, {n: i for i, n in enumerate(chosen)}) for m in group}
         emit = _emitter(collectors, large, spec.score.keep, seed if seed is not None else 0)
-        Engine(loaded, chosen, group, emit, progress, spec.score.probes).run(
-            windows.get(seed) if seed is not None else None, seed or 0
-        )
-        _write_parts(scratch, seed, collectors)
+        engine = Engine(loaded, chosen, group, emit, progress, spec.score.probes)
+        try:
+            engine.run(windows.get(seed) if seed is not None else None, seed or 0)
+        except EsaError:
+            step.abandon(unless=scratch)
+            raise
+        _write_parts(scratch, seed, collectors, progress.warnings[known:])
     _join_parts(step, scratch, metrics, spec.score.seeds, chosen)
     step.finish(
         tables=TABLES,
-        warnings=getattr(progress, "warnings", []),
+        warnings=progress.warnings,
         model={**loaded.facts, "num_eligible": sum(info.numel for info in chosen.values()), "num_tensors": len(chosen)},
         data=[windows[seed].facts(seed) for seed in spec.score.seeds],
         seeds=list(spec.score.seeds),
@@ -113,17 +126,25 @@ def _stem(seed: int | None) -> str:
     return "none" if seed is None else str(seed)
 
 
-def _part_is_complete(scratch: Path, seed: int | None) -> bool:
-    return (scratch / f"{_stem(seed)}.done").exists()
+def _require_range(metrics: Sequence[Metric], loaded: LoadedModel) -> None:
+    """Raise ModelError for gradients in float16: most of them would vanish below its smallest number, 6e-8."""
+    half = any(parameter.dtype == torch.float16 for parameter in loaded.model.parameters())
+    names = [metric.name for metric in metrics if metric.needs >= Needs.BACKWARD]
+    if half and names:
+        raise ModelError(
+            f"'float16' cannot hold the gradients that {', '.join(names)} need: those under 6e-8 become zero",
+            where="model.compute",
+            hint='set model.compute = "float32", which holds every float16 weight exactly, or dtype = "bfloat16"',
+        )
 
 
-def _write_parts(scratch: Path, seed: int | None, collectors: Mapping[str, Collector]) -> None:
+def _write_parts(scratch: Path, seed: int | None, collectors: Mapping[str, Collector], warnings: Sequence[str]) -> None:
     """Write one pass's frames, one file per metric and table, and last the sign that they are all there."""
     for name, collector in collectors.items():
         for kind, frame in collector.frames().items():
             with replacing(scratch / f"{_stem(seed)}.{name}.{kind.partition('/')[0]}.parquet") as temporary:
                 frame.write_parquet(temporary, compression="lz4")
-    write_json(scratch / f"{_stem(seed)}.done", {})
+    write_json(scratch / f"{_stem(seed)}.done", {"warnings": list(warnings)})
 
 
 def _join_parts(

@@ -91,7 +91,7 @@ class Engine:
         weight = self.loaded.parameters()[name].detach()
         for metric in self.metrics:
             if metric.needs == Needs.FORWARD and statistics.mean_abs_input is None:
-                self.progress.warn(f"{metric.name} has no meaning for {name}: it enters no product with an input")
+                self.progress.warn(f"{metric.name} has no meaning for {name}: no product of it with an input was seen")
                 continue
             scores = metric.score(weight, statistics)
             device = wide_device(weight.device)

@@ -256,9 +256,11 @@ def test_a_manifest_names_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sys, "argv", [str(tmp_path / "esa"), *arguments])
     finished(tmp_path)
     text = (tmp_path / "manifest.json").read_text(encoding="utf-8")
-    for name in ("deep-thought", "zaphod", str(tmp_path), os.getcwd(), sys.prefix, os.uname().nodename):
+    for name in ("deep-thought", "zaphod", str(tmp_path)):
         assert name not in text
-    assert [word for word in words(json.loads(text)) if word.startswith(("/", "~"))] == []
+    said = words(json.loads(text))
+    assert os.uname().nodename not in said
+    assert [word for word in said if word.startswith(("/", "~"))] == []
 
 
 ARGUMENTS = [

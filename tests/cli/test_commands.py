@@ -22,7 +22,7 @@ def test_run_does_it_all(folder: Path, esa: Invoke) -> None:
     assert list(steps) == ["score", "rank", "perturb", "overlap"]
     for step in steps.values():
         assert (folder / "outputs/tiny" / step / "manifest.json").exists()
-    for text in ("Damage by group and k", "Worst single weights of 8,944", "Top weights across seeds"):
+    for text in ("Damage of zero, by group and k", "Worst single weights of 8,944", "Top weights across seeds"):
         assert text in done.stderr
 
 
@@ -112,7 +112,7 @@ BAD_SPECS = {
     "missing text": ("eval.source='file:nowhere.txt'", "file:nowhere.txt: no such file"),
     "missing model": ("model.id='./nowhere'", "model.id: './nowhere': no such folder"),
     "device": ("model.device='cuda:0'", "model.device: 'cuda:0' is not available; available: cpu"),
-    "keep": ("rank.k=[70]", "score.keep"),
+    "keep": ("rank.k=[70]", "rank.k: K = 70 is more than the 64 scores that will be kept of model.embed_tokens.weight"),
     "include": ("score.include=['no.such.*']", "score.include: 'no.such.*' matches no parameter"),
 }
 
@@ -183,7 +183,7 @@ def test_interruption_resumes(folder: Path, esa: Invoke, monkeypatch: pytest.Mon
     assert "interrupted" in stopped.stderr
     step = next((folder / "outputs/tiny").glob("perturb-*"))
     assert not (step / "manifest.json").exists()
-    assert len((step / "cases.jsonl").read_text().splitlines()) == 30  # 29 cases and the intact model
+    assert len((step / "cases.jsonl").read_text().splitlines()) == 31  # the model, its intact measurement, and 29 cases
     again = esa("run", "-s", "s.toml", "-q")
     assert again.exit_code == 0, again.output
     for name in ("damage.csv", "windows.csv"):

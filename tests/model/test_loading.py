@@ -55,7 +55,7 @@ def test_a_folder_is_loaded_and_said(folder_model: Path) -> None:
     assert loaded.facts == {
         "id": str(folder_model), "revision": None, "architecture": "LlamaForCausalLM", "fingerprint": fingerprint(expected),
         "dtype": "float32", "compute": "float32", "quantization": "none", "num_parameters": 8944, "device": "cpu",
-        "device_why": "named by model.device",
+        "device_why": "named by model.device", "threads": 1, "accelerator": None,
     }  # fmt: skip
     assert notes == [f"loading {folder_model} as float32 on cpu (named by model.device)"]
 
@@ -179,7 +179,7 @@ def test_attention_that_looks_ahead_is_refused() -> None:
     with pytest.raises(ModelError) as caught:
         prepare(BertLMHeadModel(config), make_tokenizer(), model_section("bert"), CPU)
     assert str(caught.value) == (
-        "model.id: BertLMHeadModel is not a causal language model: its attention sees the tokens that follow"
+        "model.id: BertLMHeadModel is not a causal language model: a token changes the logits before it"
     )
 
 

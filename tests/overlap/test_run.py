@@ -41,7 +41,7 @@ def test_a_run_writes_table_summary_and_manifest(tmp_path: Path) -> None:
     manifest = read_manifest(result.folder)
     assert result.folder == tmp_path / "tiny" / f"overlap-{manifest['run']}"
     assert manifest["inputs"] == {folder.name: read_manifest(folder)["run"]}
-    assert manifest["kinds"] == {"overlap.csv": "overlap/1"}
+    assert manifest["kinds"] == {"overlap.csv": "overlap/1", "stability_summary.json": "stability/1"}
     table = find_table(result.folder, "overlap/1").frame
     assert_frame_equal(table, result.table.frame)
     assert set(table["run"]) == {manifest["run"]}

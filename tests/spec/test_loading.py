@@ -225,9 +225,9 @@ def test_extends_lays_one_spec_over_another() -> None:
 
 def test_a_problem_below_names_the_file_it_stands_in() -> None:
     """A problem in the spec that is extended names that file, one in the spec on top names its own."""
-    Path("base.toml").write_text(BASE + "[score]\nkeep = 0\n", encoding="utf-8")
+    Path("base.toml").write_text(BASE + "[rank]\nk = [1]\n[score]\nkeep = 0\n", encoding="utf-8")
     assert problems('extends = "base.toml"\n[rank]\nk = [0]\n') == [
-        "base.toml:5: score.keep: input should be greater than or equal to 1, not 0",
+        "base.toml:7: score.keep: input should be greater than or equal to 1, not 0",
         "s.toml:3: rank.k.0: input should be greater than or equal to 1, not 0",
     ]
 
