@@ -40,7 +40,7 @@ def _plan(spec: Spec, steps: Sequence[str], out: Path | None) -> list[str]:
         from esa.score import memory as score_memory
 
         terms = score_memory.memory_terms(spec, model)
-        shared = terms.pop("boundaries", 0) + terms["rows"]
+        shared = terms.pop("boundaries", 0) + terms["rows"] // len(spec.score.seeds)  # other seeds wait on disk
         stages |= {f"score: {name}": fixed + shared + size for name, size in terms.items() if name != "rows"}
         stages["score: rows"] = fixed + 2 * terms["rows"]
     if "perturb" in steps or "eval" in steps:

@@ -12,7 +12,7 @@ from esa.model.loading import explained, quiet
 from esa.model.sources import find_source
 from esa.spec.sections import Model as ModelSection
 
-BASE_BYTES = 450_000_000  # Python, torch and transformers before any model
+BASE_BYTES = 800_000_000  # Python, torch, transformers and polars, their mapped files included
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 

@@ -10,6 +10,7 @@ from esa.spec import Spec
 
 _ROW_BYTES = 100  # of one kept row in memory
 _FLOAT = 4
+_ARRAYS = 14  # of the largest tensor while it is reduced: statistics, scores, bins, sorts, counted on a real run
 
 
 def passes(spec: Spec) -> list[str]:
@@ -34,7 +35,7 @@ def memory_terms(spec: Spec, model: Footprint) -> dict[str, int]:
     """Return the bytes of every stage beyond the base and the weights; they do not occur together.
 
     head: logits in three float32 copies, gradients and accumulators of what lies outside the blocks; block: gradients,
-    accumulators and activations of the largest block; reduction: six arrays of the largest tensor; curvature: the
+    accumulators and activations of the largest block; reduction: the arrays of the largest tensor; curvature: the
     accumulators, probes and products of every weight to score, and one window's graph with eager attention. ``boundaries``
     (states between the blocks, all windows) and ``rows`` (what is kept) are added to each.
     """
@@ -46,13 +47,13 @@ def memory_terms(spec: Spec, model: Footprint) -> dict[str, int]:
     outside, block = _sizes(chosen)
     rows = sum(min(4 * spec.score.keep, info.numel) for info in chosen.values()) * _ROW_BYTES
     terms = {"rows": rows * len(metrics) * len(spec.score.seeds)}
-    reduction = max(info.numel for info in chosen.values()) * _FLOAT * 6
+    reduction = max(info.numel for info in chosen.values()) * _FLOAT * _ARRAYS
     terms["reduction"] = reduction
     if Needs.BACKWARD in needs:
         terms["boundaries"] = count * length * model.hidden_size * (model.num_blocks + 2) * model.item_bytes
         logits = length * model.vocabulary * (model.item_bytes + 3 * _FLOAT)
         sums = outside * (model.item_bytes + num_sums * _FLOAT)
-        terms["head"] = logits + sums + outside * _FLOAT
+        terms["head"] = logits + sums + reduction
         terms["block"] = block * (model.item_bytes + num_sums * _FLOAT) + _activations(model, length) + reduction
     elif Needs.FORWARD in needs:
         terms["logits"] = length * model.vocabulary * model.item_bytes
