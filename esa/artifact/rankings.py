@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from esa.artifact.schemas import SCHEMAS
-from esa.artifact.steps import table_path
+from esa.artifact.steps import verified_path
 from esa.artifact.tables import Table, csv_header, decode, make_table, read_bytes
 from esa.errors import ArtifactError
 
@@ -30,7 +30,7 @@ def read_ranking(source: str | Path) -> Table:
     """
     path = Path(source)
     if str(source) != "-" and path.is_dir():
-        source = table_path(path, "ranking/1")
+        source = verified_path(path, "ranking/1")
     data, name = read_bytes(source)
     if not data or data[:4] == b"PAR1":
         return decode(data, "ranking/1", name)

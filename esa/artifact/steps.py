@@ -200,6 +200,25 @@ def table_path(folder: Path, kind: str) -> Path:
     )
 
 
+def verified_path(folder: Path, kind: str) -> Path:
+    """Return the path of a finished step's table, its bytes those that the step wrote.
+
+    Raises ArtifactError if the step has no such table, or the file is missing or was changed since. Cost: one read.
+    """
+    path = table_path(folder, kind)
+    if not path.is_file():
+        raise ArtifactError(
+            "no such file, though its step is finished", where=str(path), hint="--force computes it again"
+        )
+    if sha256_of(path) != read_manifest(folder)["outputs"].get(path.name):
+        raise ArtifactError(
+            "was changed since its step wrote it: its sha256 is another",
+            where=str(path),
+            hint="--force computes it again",
+        )
+    return path
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write indented JSON with finite numbers or null, whole or not at all."""
     with replacing(path) as temporary:

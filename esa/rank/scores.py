@@ -10,8 +10,9 @@ from typing import Any
 
 import polars as pl
 
-from esa.artifact import STDIO, Table, read_manifest, read_table, sha256_of, table_path
+from esa.artifact import STDIO, Table, read_manifest, read_table, sha256_of
 from esa.artifact.schemas import SCHEMAS
+from esa.artifact.steps import verified_path
 from esa.artifact.tables import decode, read_bytes
 from esa.errors import ArtifactError
 from esa.rank.order import Array
@@ -140,15 +141,15 @@ def open_scores(source: str | Path) -> Scores:
         rows, meta = _scan(path, "scores/1")
         return _opened(str(path), rows, meta, inputs={"scores": sha256_of(path)})
     manifest = read_manifest(path)
-    rows, meta = _scan(table_path(path, "scores/1"), "scores/1")
-    totals, _ = _scan(table_path(path, "tensors/1"), "tensors/1")
+    rows, meta = _scan(verified_path(path, "scores/1"), "scores/1")
+    totals, _ = _scan(verified_path(path, "tensors/1"), "tensors/1")
     has_margins = "margins/1" in manifest["kinds"].values()
     return _opened(
         str(path), rows, meta,
         inputs={"score": manifest["run"]},
         spec=spec_from_dict(manifest["spec"], f"{path}/manifest.json"),
         totals=totals.collect(),
-        margins=_scan(table_path(path, "margins/1"), "margins/1")[0] if has_margins else None,
+        margins=_scan(verified_path(path, "margins/1"), "margins/1")[0] if has_margins else None,
     )  # fmt: skip
 
 

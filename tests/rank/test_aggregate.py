@@ -10,7 +10,7 @@ import pytest
 import esa.rank
 from esa.errors import ArtifactError, SelectionError
 from esa.spec.sections import Rank
-from tests.rank.conftest import ANATOMY, EXPERTS, MODES, UNIT, Dense, ranked
+from tests.rank.conftest import ANATOMY, EXPERTS, MODES, UNIT, Dense, ranked, vouch_for
 
 
 def statistics(dense: Dense, metric: str, seed: int | None, aggregate: str, name: str) -> list[tuple[float, int, str]]:
@@ -127,6 +127,7 @@ def test_incomplete_margins_are_refused(folder: Path) -> None:
     """A margin that lost a row is not ranked as if it were whole."""
     path = folder / "margins.parquet"
     pl.read_parquet(path).slice(1).write_parquet(path)
+    vouch_for(path)
     with pytest.raises(ArtifactError) as error:
         ranked(folder, aggregate="output", k=(1,), groups=("top_k",))
     assert str(error.value) == f"{folder}: margins of embed.weight hold 5 of its 6 outputs"

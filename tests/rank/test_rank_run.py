@@ -17,7 +17,7 @@ from esa.artifact import read_manifest, read_ranking, read_table, write_table
 from esa.artifact.tables import Table
 from esa.errors import ArtifactError, EsaError, SelectionError, SpecError
 from esa.spec.sections import Rank
-from tests.rank.conftest import ANATOMY, KEEP, Dense, ranked
+from tests.rank.conftest import ANATOMY, KEEP, Dense, ranked, vouch_for
 
 ALL = {"groups": ("top_k", "random_k", "bottom_k", "matched_k"), "k": (1, 10), "draws": 2}
 
@@ -291,6 +291,7 @@ def test_a_parameter_outside_the_anatomy(folder: Path) -> None:
     """Scores of a tensor that the table does not describe are refused."""
     table = read_table(folder / "scores.parquet", "scores/1")
     write_table(Table("scores/1", table.frame, {"anatomy": json.dumps(ANATOMY[1:])}), folder / "scores.parquet")
+    vouch_for(folder / "scores.parquet")
     with pytest.raises(ArtifactError) as error:
         ranked(folder)
     assert str(error.value) == f"{folder}: scores a parameter that its own list of tensors lacks"
