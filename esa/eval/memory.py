@@ -3,7 +3,7 @@
 from esa.model.footprint import Footprint
 from esa.spec import Spec
 
-_CHUNK_COPIES = 5 * 256 * 4  # float32 copies of 256 positions' probabilities
+_CHUNK_COPIES = 5 * 32 * 4  # float32 copies of 32 positions' probabilities
 
 
 def memory_terms(spec: Spec, model: Footprint, *, remembers: bool) -> dict[str, int]:

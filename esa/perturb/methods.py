@@ -125,7 +125,7 @@ def flip_masks(count: int, width: int, options: Mapping[str, Any], draw: np.rand
     return torch.from_numpy(masks)
 
 
-def bit_width(dtype: torch.dtype, name: str, highest: int = 0) -> int:
+def bit_width(dtype: torch.dtype, name: str) -> int:
     """Return the number of bits of a stored number. Raises EsaError where bits of that dtype cannot be flipped."""
     if dtype not in INTEGERS:
         raise EsaError(
