@@ -10,11 +10,15 @@ METRICS: dict[str, str] = {
     "magnitude": "esa.score.magnitude:METRIC",
     "act_mag": "esa.score.act_mag:METRIC",
     "wanda": "esa.score.wanda:METRIC",
+    "super_activation": "esa.score.super_activation:METRIC",
     "grad_x_weight": "esa.score.grad_x_weight:METRIC",
     "grad_squared": "esa.score.grad_squared:METRIC",
     "fisher_obd": "esa.score.fisher_obd:METRIC",
+    "ggn_diag": "esa.score.ggn_diag:METRIC",
+    "ggn_obd": "esa.score.ggn_obd:METRIC",
     "hutchinson_diag": "esa.score.hutchinson_diag:METRIC",
     "obd": "esa.score.obd:METRIC",
+    "taylor2": "esa.score.taylor2:METRIC",
 }
 
 SELECTORS: dict[str, str] = {
@@ -26,6 +30,7 @@ SELECTORS: dict[str, str] = {
 
 METHODS: dict[str, str] = {
     "zero": "esa.perturb.methods:zero",
+    "zero_keep_peak": "esa.perturb.methods:zero_keep_peak",
     "mean": "esa.perturb.methods:mean",
     "scale": "esa.perturb.methods:scale",
     "sign_flip": "esa.perturb.methods:sign_flip",

@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 SUPER = "model.layers.11.mlp.down_proj.weight"
 SUPER_INDEX = 507 * 1536 + 1229
@@ -41,8 +42,8 @@ def bench_score(model: str, windows: int, length: int, repeats: int) -> None:
     from esa.model import eligible, load_model
     from esa.progress import Silent
     from esa.score.engine import Engine, load_metrics
+    from esa.score.labels import window_loss
     from esa.score.reduce import reduce_scores
-    from esa.score.streaming import window_loss
     from esa.spec import spec_from_dict
 
     tree = {
@@ -93,7 +94,16 @@ def bench_facts(text: Path) -> None:
     }
     bits = {**base, "model": {"id": "smollm2-135m", "dtype": "bfloat16", "compute": "float32"}}
     cases = [
-        (base, [first], [{"method": "zero"}, {"method": "sign_flip"}, {"method": "scale", "factor": 0.5}]),
+        (
+            base,
+            [first],
+            [
+                {"method": "zero"},
+                {"method": "zero_keep_peak"},
+                {"method": "sign_flip"},
+                {"method": "scale", "factor": 0.5},
+            ],
+        ),
         (base, [second], [{"method": "zero"}]),
         (base, [first, second], [{"method": "zero"}]),
         (bits, [first], [{"method": "bit_flip", "bit": 14}, {"method": "bit_flip", "bit": 12}]),
@@ -116,7 +126,7 @@ def bench_ranks(text: Path) -> None:
     from esa.data import calibration_windows
     from esa.model import eligible, load_model
     from esa.progress import Silent
-    from esa.score.engine import Engine, load_metrics
+    from esa.score.engine import Effort, Engine, load_metrics
     from esa.spec import spec_from_dict
 
     calibration = {"source": f"file:{text}", "windows": 4, "length": 256, "bos": False, "sample": "first"}
@@ -125,21 +135,39 @@ def bench_ranks(text: Path) -> None:
     texts = calibration_windows(spec.calibration, loaded.tokenizer, [0])[0]
     for names in (
         ["magnitude", "act_mag", "wanda"],
+        ["super_activation"],
         ["grad_x_weight", "grad_squared", "fisher_obd"],
-        ["hutchinson_diag", "obd"],
+        ["ggn_diag", "ggn_obd"],
+        ["hutchinson_diag", "obd", "taylor2"],
     ):
         found: dict[str, list[torch.Tensor]] = {name: [] for name in names}
         mine: dict[str, float] = {}
+        signed: dict[str, torch.Tensor] = {}
 
-        def emit(metric, info, weight, scores, usage, found=found, mine=mine) -> None:  # type: ignore[no-untyped-def]
+        def emit(metric, info, weight, scores, usage, found=found, mine=mine, signed=signed) -> None:  # type: ignore[no-untyped-def]
+            if metric.name == "super_activation":
+                signed[info.name] = scores.signed
             found[metric.name].append(scores.score.reshape(-1).clone())
             if info.name == SUPER:
                 mine[metric.name] = float(scores.score.reshape(-1)[SUPER_INDEX])
 
-        Engine(loaded, eligible(loaded.table), load_metrics(names), emit, Silent(), probes=2).run(texts, 0)
+        Engine(loaded, eligible(loaded.table), load_metrics(names), emit, Silent(), Effort(probes=2)).run(texts, 0)
         for name in names:
             above = sum(int((part > mine[name]).sum()) for part in found[name])
             print(f"{name:<16} rank {above + 1:,}", flush=True)
+        if names == ["super_activation"]:
+            bench_growth(signed)
+
+
+def bench_growth(signed: dict[str, Any]) -> None:
+    """Print the weight of the largest signed growth of each block, writers first, erasers last."""
+    rows = []
+    for name, values in signed.items():
+        index = int(values.abs().argmax())
+        rows.append((float(values.reshape(-1)[index]), f"{name}:{','.join(map(str, divmod(index, values.shape[1])))}"))
+    rows.sort(reverse=True)
+    for growth, address in [*rows[:5], *rows[-5:]]:
+        print(f"  {growth:>9,.0f}  {address}")
 
 
 def bench_help(repeats: int) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import typer
 
+from esa.artifact.hub import without_network
 from esa.artifact.steps import OUTPUTS, STEP_KEYS
 from esa.errors import EsaError
 from esa.spec import Spec, dump_spec
@@ -23,23 +24,29 @@ def print_plan(runs: Sequence[Spec], steps: Sequence[str], out: Path | None) -> 
 def _plan(spec: Spec, steps: Sequence[str], out: Path | None) -> list[str]:
     from esa.model.footprint import BASE_BYTES, footprint
 
+    model = footprint(spec.model)
     lines = ["", "passes"]
     if "score" in steps:
-        from esa.score.memory import passes
+        from esa.score.memory import effort_of, passes
 
-        lines += [f"  score: {step}" for step in passes(spec)]
+        effort = effort_of(spec, model)
+        lines += [f"  score: {step}" for step in passes(spec, effort)]
     if "perturb" in steps and spec.perturb:
         lines.append(f"  perturb: {_evaluations(spec)}")
     if "eval" in steps:
-        lines.append(f"  eval: {spec.eval.windows} windows of {spec.eval.length} tokens, forward")
-    model = footprint(spec.model)
+        from esa.eval.combinations import combinations
+
+        lines += [
+            f"  eval: {one.section.source}, {one.section.windows} windows of {one.section.length} tokens, forward"
+            for one in combinations(spec)
+        ]
     lines += ["", f"memory ({model.num_parameters:,} weights, {model.item_bytes} bytes each)"]
     fixed = BASE_BYTES + model.weight_bytes
     stages: dict[str, int] = {"load": BASE_BYTES + model.load_bytes}
     if "score" in steps:
         from esa.score import memory as score_memory
 
-        terms = score_memory.memory_terms(spec, model)
+        terms = score_memory.memory_terms(spec, model, effort.probe_groups)
         shared = terms.pop("boundaries", 0) + terms["rows"] // len(spec.score.seeds)  # other seeds wait on disk
         stages |= {f"score: {name}": fixed + shared + size for name, size in terms.items() if name != "rows"}
         stages["score: rows"] = fixed + 2 * terms["rows"]
@@ -84,17 +91,29 @@ def _folder(spec: Spec, step: str, out: Path | None, *, alone: bool) -> str:
     if step == "report":
         return f"reports/{spec.name}-<id>/"
     try:
-        if step == "score":
-            from esa.score import score_step
+        with without_network():
+            if step == "score":
+                from esa.score import score_step
 
-            found = score_step(spec, root)
-            return f"{found.folder}/{' (complete: it will be reused)' if found.complete else ''}"
-        if step == "eval":
-            from esa.eval import eval_step
+                found = score_step(spec, root)
+                return f"{found.folder}/{_state(spec, complete=found.complete)}"
+            if step == "eval":
+                from esa.eval import eval_step
 
-            found = eval_step(spec, root)
-            return f"{found.folder}/{' (complete: it will be reused)' if found.complete else ''}"
+                found = eval_step(spec, root)
+                return f"{found.folder}/{_state(spec, complete=found.complete)}"
     except EsaError as error:
         return f"{root / spec.name / step}-<id>/  ({error.what})"
     assert step in STEP_KEYS
     return f"{root / spec.name / step}-<id>/"
+
+
+def _state(spec: Spec, *, complete: bool) -> str:
+    """Return whether the step is there, and on which commit of a hub model its id counts."""
+    from esa.model.sources import pinned
+
+    commit = pinned(spec.model.id, spec.model.revision)
+    words = ["complete: it will be reused"] if complete else []
+    if commit is not None and commit.asked != commit.sha:
+        words.append(f"if {commit.asked} of {spec.model.id} is still {commit.sha[:12]}, as in the local cache")
+    return f" ({'; '.join(words)})" if words else ""

@@ -51,8 +51,8 @@ class InputTap(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if self.active and (operands := _operands(func, args, kwargs)) is not None:
-            inputs, weight, contracted = operands
+        if self.active and (found := operands(func, args, kwargs)) is not None:
+            inputs, weight, contracted = found
             for name, parameter in self._by_storage.get(weight.untyped_storage().data_ptr(), ()):
                 if 0 <= weight.storage_offset() - parameter.storage_offset() < parameter.numel():
                     with torch.no_grad(), torch._C.DisableTorchFunction():
@@ -91,7 +91,7 @@ class InputTap(TorchFunctionMode):
 _MATMULS = (torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.mm)
 
 
-def _operands(
+def operands(
     func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Tensor, Tensor, int] | None:
     """Return input, weight and the weight's contracted dimension of a product with a weight, or None for any other call."""

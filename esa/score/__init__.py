@@ -1,27 +1,35 @@
 """Score every weight: metrics, the passes that feed them, and the artifact they leave."""
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import torch
 from torch import Tensor
 
-from esa.artifact import Step, replacing, to_json, write_json
-from esa.artifact.schemas import SCHEMAS
+from esa.artifact import Step, marking_failures
 from esa.artifact.steps import OUTPUTS
-from esa.artifact.tables import Table, write_table
-from esa.data import calibration_windows, source_hash
+from esa.data import TokenWindows, calibration_windows, source_hash
 from esa.errors import EsaError, ModelError
-from esa.model import LoadedModel, ParameterInfo, eligible, load_model, require_same_model, source_hashes
+from esa.model import (
+    LoadedModel,
+    ParameterInfo,
+    check_context,
+    eligible,
+    load_model,
+    model_inputs,
+    require_same_model,
+)
+from esa.model.footprint import footprint_of
 from esa.progress import Progress, Recording
 from esa.score.collect import KINDS, Collector
-from esa.score.engine import Engine, load_metrics
+from esa.score.engine import Effort, Engine, load_metrics
+from esa.score.memory import effort_of
 from esa.score.metric import Metric, Needs, Scores
+from esa.score.parts import DenseMaps, Parts, seeds_of
 from esa.score.reduce import Indices, reduce_scores
 from esa.spec import Spec
 
@@ -40,12 +48,14 @@ class ScoreResult:
     reused: bool
 
 
-def score_step(spec: Spec, root: Path = OUTPUTS, folder: Path | None = None) -> Step:
-    """Return the score step that ``spec`` describes; nothing is loaded."""
-    inputs = {**source_hashes(spec.model.id), "calibration": source_hash(spec.calibration.source)}
+def score_step(spec: Spec, root: Path = OUTPUTS, folder: Path | None = None, loaded: LoadedModel | None = None) -> Step:
+    """Return the score step that ``spec`` describes, on the model at hand if there is one; nothing is loaded."""
+    text = source_hash(spec.calibration.source, "calibration.source")
+    inputs = {**model_inputs(spec.model, loaded), "calibration": text}
     return Step("score", spec, inputs, root=root, folder=folder)
 
 
+@marking_failures()
 def run(
     spec: Spec,
     *,
@@ -57,73 +67,100 @@ def run(
 ) -> ScoreResult:
     """Score the model of ``spec`` and write ``scores``, ``tensors``, ``histogram`` and ``margins`` as Parquet.
 
+    ``score.dense`` adds every score: ``dense/<metric>[.<seed>].safetensors``, float32 under the parameters' names.
+
     A complete step is reused; a broken one goes on at the next seed. ``loaded`` saves loading the model again.
     Raises EsaError for content: spec, text, model, NaN scores. Cost: per seed one shared pass over its windows.
     """
     progress = Recording(progress)
-    step = score_step(spec, root, out)
+    step = score_step(spec, root, out, loaded)
     if step.complete and not force:
         require_same_model(step, loaded)
         progress.note(f"score: {step.folder} is complete")
         return ScoreResult(step.folder, step.id, reused=True)
     loaded = loaded or load_model(spec.model, progress)
     chosen = eligible(loaded.table, spec.score.include, spec.score.exclude)
-    metrics = load_metrics(spec.score.metrics)
+    metrics = load_metrics(spec.score.metrics, spec.score.reduction)
     _require_range(metrics, loaded)
+    effort = effort_of(spec, footprint_of(loaded.model, spec.model, loaded.table))
+    check_context(loaded.model, spec.calibration.length, "calibration.length", progress)
     windows = calibration_windows(spec.calibration, loaded.tokenizer, spec.score.seeds, progress)
-    step.begin(force=force)
-    scratch = step.folder / f"{_PARTS}{step.id}-{loaded.facts['fingerprint'][:12]}"
+    if not step.begin(force=force):  # another process finished it while the model was loaded
+        return ScoreResult(step.folder, step.id, reused=True)
+    parts = Parts(step.folder / f"{_PARTS}{step.id}-{loaded.facts['fingerprint'][:12]}")
     if force:
-        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(parts.folder, ignore_errors=True)
     large: dict[str, Indices] = {}
-    without_data = [metric for metric in metrics if metric.needs == Needs.WEIGHTS]
-    with_data = [metric for metric in metrics if metric.needs != Needs.WEIGHTS]
-    passes: list[tuple[int | None, list[Metric]]] = [
-        (None, without_data),
-        *((seed, with_data) for seed in spec.score.seeds),
-    ]
-    for seed, group in passes:
-        if not group:
-            continue
-        done = scratch / f"{_stem(seed)}.done"
-        if done.exists():
-            progress.warnings += json.loads(done.read_text(encoding="utf-8"))["warnings"]
-            continue
-        known = len(progress.warnings)
-        collectors = {m.name: Collector(step.id, m.name, seed, {n: i for i, n in enumerate(chosen)}) for m in group}
-        emit = _emitter(collectors, large, spec.score.keep, seed if seed is not None else 0)
-        engine = Engine(loaded, chosen, group, emit, progress, spec.score.probes)
-        try:
-            engine.run(windows.get(seed) if seed is not None else None, seed or 0)
-        except EsaError:
-            step.abandon(unless=scratch)
-            raise
-        _write_parts(scratch, seed, collectors, progress.warnings[known:])
-    _join_parts(step, scratch, metrics, spec.score.seeds, chosen)
+    by_seed: dict[int | None, list[Metric]] = {}
+    for metric in metrics:
+        for seed in seeds_of(metric, spec.score.seeds):
+            by_seed.setdefault(seed, []).append(metric)
+    said: list[dict[str, Any]] = []
+    for seed in [seed for seed in (None, *spec.score.seeds) if seed in by_seed]:
+        if (known := parts.done(seed)) is not None:
+            progress.warnings += known["warnings"]
+        else:
+            known = _score_pass(
+                spec, seed, by_seed[seed], loaded, chosen, windows, effort, large, step, parts, progress
+            )
+        said += [{"seed": seed, **one} for one in known["super_weights"]]
+    ordered = [(metric, seed) for metric in metrics for seed in seeds_of(metric, spec.score.seeds)]
+    parts.join(step, ordered, chosen)
+    dense = parts.move_dense(step.folder, ordered) if spec.score.dense else {}
     step.finish(
-        tables=TABLES,
+        tables={**TABLES, **dense},
         warnings=progress.warnings,
         model={**loaded.facts, "num_eligible": sum(info.numel for info in chosen.values()), "num_tensors": len(chosen)},
         data=[windows[seed].facts(seed) for seed in spec.score.seeds],
         seeds=list(spec.score.seeds),
+        effort=asdict(effort),
+        **({"super_weights": said} if "super_activation" in spec.score.metrics else {}),
     )
-    for parts in step.folder.glob(f"{_PARTS}*"):
-        shutil.rmtree(parts, ignore_errors=True)
+    for leftover in step.folder.glob(f"{_PARTS}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
     return ScoreResult(step.folder, step.id, reused=False)
 
 
-def _emitter(collectors: Mapping[str, Collector], large: dict[str, Indices], keep: int, seed: int) -> Any:
-    def emit(metric: Metric, info: ParameterInfo, weight: Tensor, scores: Scores, usage: Tensor | None) -> None:
-        reduced = reduce_scores(metric.name, info, scores, weight, keep, seed, usage, large.get(info.name))
-        if "large" in reduced.strata:
-            large[info.name] = reduced.strata["large"]
-        collectors[metric.name].add(info, reduced)
+def _score_pass(
+    spec: Spec,
+    seed: int | None,
+    metrics: Sequence[Metric],
+    loaded: LoadedModel,
+    chosen: Mapping[str, ParameterInfo],
+    windows: Mapping[int, TokenWindows],
+    effort: Effort,
+    large: dict[str, Indices],
+    step: Step,
+    parts: Parts,
+    progress: Recording,
+) -> dict[str, Any]:
+    """Score one seed (None: what needs no data), leave its parts, and return what is to be said of it."""
+    known = len(progress.warnings)
+    order = {name: i for i, name in enumerate(chosen)}
+    collectors = {metric.name: Collector(step.id, metric.name, seed, order) for metric in metrics}
+    try:
+        with DenseMaps(parts, step, metrics, seed, chosen) if spec.score.dense else nullcontext() as maps:
 
-    return emit
+            def emit(metric: Metric, info: ParameterInfo, weight: Tensor, scores: Scores, usage: Tensor | None) -> None:
+                reduced = reduce_scores(
+                    metric.name, info, scores, weight, spec.score.keep, seed or 0, usage, large.get(info.name)
+                )
+                if "large" in reduced.strata:
+                    large[info.name] = reduced.strata["large"]
+                collectors[metric.name].add(info, reduced)
+                if maps is not None:
+                    maps.write(metric.name, info.name, scores)
 
-
-def _stem(seed: int | None) -> str:
-    return "none" if seed is None else str(seed)
+            engine = Engine(loaded, chosen, metrics, emit, progress, effort)
+            engine.run(None if seed is None else windows[seed], seed or 0)
+    except EsaError:
+        with suppress(OSError):  # finished passes lie in it
+            parts.folder.rmdir()
+        step.abandon(unless=parts.folder)
+        raise
+    said = {"warnings": progress.warnings[known:], "super_weights": engine.super_weights}
+    parts.write(seed, collectors, **said)
+    return said
 
 
 def _require_range(metrics: Sequence[Metric], loaded: LoadedModel) -> None:
@@ -136,32 +173,3 @@ def _require_range(metrics: Sequence[Metric], loaded: LoadedModel) -> None:
             where="model.compute",
             hint='set model.compute = "float32", which holds every float16 weight exactly, or dtype = "bfloat16"',
         )
-
-
-def _write_parts(scratch: Path, seed: int | None, collectors: Mapping[str, Collector], warnings: Sequence[str]) -> None:
-    """Write one pass's frames, one file per metric and table, and last the sign that they are all there."""
-    for name, collector in collectors.items():
-        for kind, frame in collector.frames().items():
-            with replacing(scratch / f"{_stem(seed)}.{name}.{kind.partition('/')[0]}.parquet") as temporary:
-                frame.write_parquet(temporary, compression="lz4")
-    write_json(scratch / f"{_stem(seed)}.done", {"warnings": list(warnings)})
-
-
-def _join_parts(
-    step: Step, scratch: Path, metrics: list[Metric], seeds: tuple[int, ...], chosen: Mapping[str, ParameterInfo]
-) -> None:
-    """Write each table from its parts: by metric, seed, tensor."""
-    meta = {"anatomy": to_json([info.record() for info in chosen.values()])}
-    for kind in reversed(KINDS):  # tensors/1 before scores/1, which carries its zeros
-        stem = kind.partition("/")[0]
-        parts = [
-            scratch / f"{_stem(seed)}.{metric.name}.{stem}.parquet"
-            for metric in metrics
-            for seed in ((None,) if metric.needs == Needs.WEIGHTS else seeds)
-        ]
-        frame = pl.concat([pl.read_parquet(part, schema=SCHEMAS[kind]) for part in parts])
-        if kind == "tensors/1":
-            zeros = frame.filter(pl.col("expert").is_null() & (pl.col("num_zero") > 0))
-            rows = zeros.select("metric", "seed", "parameter", "num_zero").iter_rows()
-            meta["zeros"] = to_json([list(row) for row in rows])
-        write_table(Table(kind, frame, step.meta(**meta)), step.folder / f"{stem}.parquet")

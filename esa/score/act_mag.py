@@ -23,4 +23,4 @@ def _score(weight: Tensor, statistics: Statistics) -> Scores:
     return Scores(act_mag(weight, statistics.mean_abs_input))
 
 
-METRIC = Metric("act_mag", Needs.FORWARD, _score)
+METRIC = Metric("act_mag", Needs.FORWARD, _score, applies=lambda statistics: statistics.mean_abs_input is not None)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,8 +11,18 @@ from torch import Tensor
 from esa.errors import ModelError
 from esa.model import LoadedModel, ParameterInfo
 from esa.progress import Progress
-from esa.score.streaming import differentiable, window_loss
+from esa.score.labels import window_loss
+from esa.score.streaming import differentiable
 from esa.spec import derive_seed
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """Of one parameter, float32 in its shape: the signed diagonal, its standard error if known, and the gradient of L."""
+
+    diagonal: Tensor
+    stderr: Tensor | None
+    gradient: Tensor
 
 
 @contextmanager
@@ -43,13 +54,14 @@ def hutchinson(
     probes: int,
     seed: int,
     progress: Progress,
-) -> dict[str, tuple[Tensor, Tensor | None]]:
-    """Return the signed diagonal of the Hessian of L per parameter, and its standard error.
+    label: str = "curvature",
+) -> dict[str, Curvature]:
+    """Return the signed diagonal of the Hessian of L per chosen parameter, its standard error, and the gradient of L.
 
-    Per window n, m probes give samples ``z * (H_n z)``; with shares a_n = T_n / sum T of the predicted tokens the estimate
-    is ``sum_n a_n mean_m`` and its variance ``sum_n a_n^2 var_m / m``. With one probe there is no standard error (None).
-    float32, the parameters' shapes. Memory: seven times the chosen weights in float32 beside the model and one window's
-    graph. Raises ModelError if a parameter is reached by no gradient.
+    Per window n, m probes give samples ``z * (H_n z)``, z zero outside of ``chosen``; with shares a_n = T_n / sum T of the
+    predicted tokens the estimate is ``sum_n a_n mean_m`` and its variance ``sum_n a_n^2 var_m / m``. With one probe there is
+    no standard error (None). float32, the parameters' shapes. Memory: eight times the chosen weights in float32 beside the
+    model and one window's graph. Raises ModelError if a parameter is reached by no gradient.
     """
     parameters = loaded.parameters()
     names = list(chosen)
@@ -57,13 +69,16 @@ def hutchinson(
     total = sum(ids.numel() - 1 for ids in windows)
     mean = [torch.zeros(t.shape, dtype=torch.float32, device=t.device) for t in tensors]
     variance = [torch.zeros_like(m) for m in mean] if probes > 1 else []
-    progress.start("curvature", len(windows) * (probes + 1))
+    slope = [torch.zeros_like(m) for m in mean]
+    progress.start(label, len(windows) * (probes + 1))
     with differentiable(loaded.model, chosen), eager_attention(loaded.model):
         for n, ids in enumerate(windows):
             share = (ids.numel() - 1) / total
             logits = loaded.model(input_ids=ids, use_cache=False).logits
             gradients = torch.autograd.grad(window_loss(logits, ids), tensors, create_graph=True, allow_unused=True)
             _require_all(names, gradients)
+            for total_slope, gradient in zip(slope, gradients):
+                total_slope.add_(gradient.detach().float(), alpha=share)
             progress.advance()
             first = [torch.zeros_like(m) for m in mean]
             second = [torch.zeros_like(m) for m in mean] if probes > 1 else []
@@ -88,7 +103,7 @@ def hutchinson(
                     variance[i].add_(spread, alpha=share**2 / (probes * (probes - 1)))
     progress.finish()
     errors: list[Tensor | None] = [v.sqrt_() for v in variance] if variance else [None] * len(names)
-    return {name: (m, e) for name, m, e in zip(names, mean, errors)}
+    return {name: Curvature(m, e, g) for name, m, e, g in zip(names, mean, errors, slope)}
 
 
 def _require_all(names: Sequence[str], gradients: Sequence[Tensor | None]) -> None:

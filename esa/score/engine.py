@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,11 +14,27 @@ from esa.model.precision import wide_device
 from esa.progress import Progress
 from esa.registry import load
 from esa.score.curvature import hutchinson
-from esa.score.gradients import GradientSums
+from esa.score.gradients import SAMPLED, UPDATES, GradientSums
+from esa.score.labels import Labels
 from esa.score.metric import Metric, Needs, Scores, Statistics
+from esa.score.peaks import PeakWatch
+from esa.score.probe_groups import probe_groups
+from esa.score.rounds import look_again
 from esa.score.streaming import backward_pass, forward_pass
 
 Emit = Callable[[Metric, ParameterInfo, Tensor, Scores, Tensor | None], None]
+_PEAKS = "super_activation"
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much each estimate takes: the keys of ``[score]`` by their names."""
+
+    probes: int = 16
+    probe_groups: int = 1
+    resamples: int = 1
+    rounds: int = 1
+    peak_ratio: float = 20.0
 
 
 @dataclass
@@ -25,7 +42,7 @@ class Engine:
     """Drive the passes that a set of metrics needs over one seed's windows.
 
     ``emit(metric, info, weight, scores, usage)`` is called once per metric and parameter, as soon as the parameter's
-    statistics are complete; nothing is kept afterwards.
+    statistics are complete; nothing is kept afterwards. ``super_weights`` tells what each round of super_activation found.
     """
 
     loaded: LoadedModel
@@ -33,43 +50,82 @@ class Engine:
     metrics: Sequence[Metric]
     emit: Emit
     progress: Progress
-    probes: int = 16
-    _sums: GradientSums = field(init=False)
+    effort: Effort = field(default_factory=Effort)
+    super_weights: list[dict[str, Any]] = field(init=False, default_factory=list)
+    _without: dict[str, list[str]] = field(init=False, default_factory=dict)  # metric -> tensors it has no meaning for
 
     def run(self, windows: TokenWindows | None, seed: int) -> None:
         """Score every chosen parameter by every metric; metrics that read no data need no windows."""
         needs = {metric.needs for metric in self.metrics}
         if needs <= {Needs.WEIGHTS}:
             for name in self.chosen:
-                self._score(name, Statistics())
+                self._score(name, Statistics(), self.metrics)
             return
         assert windows is not None
         batches = [torch.tensor([ids], device=self.loaded.device) for ids in windows.ids]
-        curvature: dict[str, tuple[Tensor, Tensor | None]] = {}
-        if Needs.DOUBLE_BACKWARD in needs:
-            curvature = hutchinson(self.loaded, batches, self.chosen, self.probes, seed, self.progress)
+        self._curvature(batches, seed, [m for m in self.metrics if m.needs == Needs.DOUBLE_BACKWARD])
+        self._shared_pass(batches, seed, [m for m in self.metrics if m.needs != Needs.DOUBLE_BACKWARD])
+        for metric in self.metrics:
+            if names := self._without.get(metric.name, []):
+                text = f"{metric.name} scores {len(self.chosen) - len(names)} of {len(self.chosen)} tensors"
+                if metric.partial:
+                    self.progress.note(text)
+                else:
+                    self.progress.warn(f"{text}; it has no meaning for the others, such as {names[0]}")
+
+    def _curvature(self, batches: Sequence[Tensor], seed: int, metrics: Sequence[Metric]) -> None:
+        """Probe group by group; a group's scores are handed out before the next one's accumulators are made."""
+        if not metrics:
+            return
+        groups = probe_groups(self.chosen, self.effort.probe_groups)
+        for number, group in enumerate(groups):
+            label = "curvature" if len(groups) == 1 else f"curvature {number + 1}/{len(groups)}"
+            found = hutchinson(self.loaded, batches, group, self.effort.probes, seed, self.progress, label)
+            for name in group:
+                curvature = found.pop(name)
+                statistics = Statistics(
+                    gradients={"mean_gradient": curvature.gradient},
+                    hessian_diagonal=curvature.diagonal,
+                    hessian_stderr=curvature.stderr,
+                )
+                self._score(name, statistics, metrics)
+
+    def _shared_pass(self, batches: Sequence[Tensor], seed: int, metrics: Sequence[Metric]) -> None:
+        """Feed the metrics of activations and gradients from one pass."""
+        streamed = [metric for metric in metrics if metric.name != _PEAKS]
+        peaks = [metric for metric in metrics if metric.name == _PEAKS]
+        watch = PeakWatch(self.loaded, self.chosen, self.effort.peak_ratio) if peaks else None
         parameters = self.loaded.parameters()
-        tap = InputTap({name: parameters[name] for name in self.chosen}) if Needs.FORWARD in needs else None
-        wanted = [name for metric in self.metrics for name in metric.gradients]
-        self._sums = GradientSums(wanted, [batch.numel() - 1 for batch in batches])
+        reads_inputs = any(metric.needs == Needs.FORWARD for metric in streamed)
+        tap = InputTap({name: parameters[name] for name in self.chosen}) if reads_inputs else None
+        wanted = [name for metric in streamed for name in metric.gradients]
+        resamples = self.effort.resamples if SAMPLED in wanted else 0
+        labels = Labels(any(name in UPDATES for name in wanted), resamples, seed)
+        sums = GradientSums(wanted, [batch.numel() - 1 for batch in batches], labels)
 
         def on_done(names: Sequence[str]) -> None:
             for name in names:
                 statistics = self._inputs(name, tap)
-                statistics.gradients = self._sums.take(name) if wanted else {}
-                if name in curvature:
-                    statistics.hessian_diagonal, statistics.hessian_stderr = curvature.pop(name)
-                self._score(name, statistics)
+                statistics.gradients = sums.take(name) if wanted else {}
+                self._score(name, statistics, streamed)
 
-        def on_gradient(name: str, window: int, gradient: Tensor, rows: Tensor | None) -> None:
-            self._sums.add(name, window, gradient, rows, self.chosen[name].shape)
+        def on_gradient(name: str, window: int, draw: int, gradient: Tensor, rows: Tensor | None) -> None:
+            sums.add(name, window, draw, gradient, rows, self.chosen[name].shape)
 
         if wanted:
-            backward_pass(self.loaded, batches, self.chosen, tap, on_gradient, on_done, self.progress)
-            return
-        if tap is not None:
-            forward_pass(self.loaded, batches, tap, self.progress)
-        on_done(list(self.chosen))
+            backward_pass(
+                self.loaded, batches, self.chosen, tap, on_gradient, on_done, self.progress, labels=labels, watch=watch
+            )
+        else:
+            if tap is not None or watch is not None:
+                forward_pass(self.loaded, batches, tap, self.progress, watch)
+            on_done(list(self.chosen))
+        if watch is not None:
+            found, self.super_weights = look_again(
+                self.loaded, self.chosen, batches, peaks[0], watch, self.effort.rounds, self.progress
+            )
+            for name in self.chosen:
+                self._score(name, Statistics(peaks=found.get(name, [])), peaks)
 
     def _inputs(self, name: str, tap: InputTap | None) -> Statistics:
         """Return the activation statistics of a parameter: broadcast along each use's input axis, added over the uses."""
@@ -87,20 +143,21 @@ class Engine:
         statistics.usage = next(iter(tap.statistics[name].values())).rows / tap.num_tokens
         return statistics
 
-    def _score(self, name: str, statistics: Statistics) -> None:
+    def _score(self, name: str, statistics: Statistics, metrics: Sequence[Metric]) -> None:
         weight = self.loaded.parameters()[name].detach()
-        for metric in self.metrics:
-            if metric.needs == Needs.FORWARD and statistics.mean_abs_input is None:
-                self.progress.warn(f"{metric.name} has no meaning for {name}: no product of it with an input was seen")
+        for metric in metrics:
+            if not metric.applies(statistics):
+                self._without.setdefault(metric.name, []).append(name)
                 continue
             scores = metric.score(weight, statistics)
             device = wide_device(weight.device)
             self.emit(metric, self.chosen[name], weight.to(device), scores.to(device), statistics.usage)
 
 
-def load_metrics(names: Sequence[str]) -> list[Metric]:
-    """Return the registered metrics in the order of ``names``."""
-    return [load("metric", name) for name in names]
+def load_metrics(names: Sequence[str], reduction: str = "window") -> list[Metric]:
+    """Return the registered metrics in the order of ``names``, each under ``reduction`` where it knows it."""
+    metrics: list[Metric] = [load("metric", name) for name in names]
+    return [metric.reductions.get(reduction, metric) for metric in metrics]
 
 
 def _along(use: InputStatistics, values: Tensor, shape: Sequence[int], device: torch.device) -> Tensor:

@@ -79,7 +79,9 @@ def reduce_scores(
         "stderr": None if scores.stderr is None else _pick(scores.stderr.reshape(-1), chosen),
         "weight": _pick(weight.detach().reshape(-1), chosen),
     }
-    statistics = [_statistics(flat, counts, num_zero, None, None if usage is None or usage.ndim else usage)]
+    statistics = [
+        _statistics(flat, counts, num_zero, None, None if usage is None or usage.ndim else usage) | scores.facts
+    ]
     for expert in experts_of(info):
         part = scores.score[expert].reshape(-1)
         statistics.append(_statistics(part, *_bin_counts(part), expert, None if usage is None else usage[expert]))

@@ -6,11 +6,10 @@ is its own, whatever the batch. The gradients equal those of ``loss.backward()``
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from esa.errors import ModelError
@@ -18,14 +17,22 @@ from esa.model import BlockStack, LoadedModel, ParameterInfo
 from esa.model.block_stack import Prologue, tensors_in
 from esa.model.input_tap import InputTap
 from esa.progress import Progress
+from esa.score.labels import TEXT, Labels, label_loss
 
-OnGradient = Callable[[str, int, Tensor, Tensor | None], None]  # parameter, window, gradient, its rows (None: all)
+OnGradient = Callable[
+    [str, int, int, Tensor, Tensor | None], None
+]  # parameter, window, draw, gradient, rows (None: all)
 OnDone = Callable[[Sequence[str]], None]  # the parameters whose statistics are complete
 
 
-def window_loss(logits: Tensor, ids: Tensor) -> Tensor:
-    """Return the mean NLL (nats) of one window's predicted tokens; logits ``(1, T + 1, V)``, ids ``(1, T + 1)``."""
-    return F.cross_entropy(logits[0, :-1].float(), ids[0, 1:])
+class BlockWatch(Protocol):
+    """Look at every block in turn: before its windows run, and at its outputs ``(1, tokens, d_model)`` per window."""
+
+    def watching(self, block: int) -> AbstractContextManager[None]:
+        """Watch the block's modules while it runs."""
+
+    def finish_block(self, block: int, outputs: Sequence[Tensor]) -> None:
+        """Take the residual stream behind the block, one tensor per window."""
 
 
 @contextmanager
@@ -41,17 +48,22 @@ def differentiable(model: nn.Module, names: Mapping[str, object]) -> Iterator[No
             parameter.requires_grad_(before[name])
 
 
-def forward_pass(loaded: LoadedModel, windows: Sequence[Tensor], tap: InputTap, progress: Progress) -> None:
-    """Run every window through the model once, the tap watching."""
-    progress.start("forward", len(windows))
-    with torch.no_grad(), tap:
-        tap.active = True
-        for ids in windows:
-            loaded.model(input_ids=ids, use_cache=False)
-            tap.num_tokens += ids.numel()
-            progress.advance()
-        tap.active = False
-    progress.finish()
+def forward_pass(
+    loaded: LoadedModel,
+    windows: Sequence[Tensor],
+    tap: InputTap | None,
+    progress: Progress,
+    watch: BlockWatch | None = None,
+) -> None:
+    """Run every window through the model once, block by block, the tap and the watch looking on.
+
+    Without a tap nobody looks at what follows the blocks, and it is left out. Memory: one hidden state per window.
+    """
+    states, _ = _walk(loaded.stack, windows, tap, progress, watch, keep=False)
+    if tap is not None:
+        for hidden, ids in zip(states, windows):
+            with torch.no_grad(), _watching(tap, from_start=False):
+                loaded.stack.head(hidden[-1], ids, on_head=lambda: _set_active(tap, True))
 
 
 def backward_pass(
@@ -62,37 +74,44 @@ def backward_pass(
     on_gradient: OnGradient,
     on_done: OnDone,
     progress: Progress,
+    labels: Labels = TEXT,
+    watch: BlockWatch | None = None,
 ) -> None:
     """Hand out every window's gradient of its mean NLL, parameter by parameter, from the head down to the embedding.
 
-    ``on_gradient(name, n, gradient, rows)`` is called for each chosen parameter and window; ``rows`` tells which rows of the
-    tensor the gradient holds where it is not the whole. ``on_done(names)`` follows when no more will come for them.
+    ``on_gradient(name, n, draw, gradient, rows)`` is called for each chosen parameter, window and draw of ``labels``, all
+    draws of a window in a row; ``rows`` tells which rows of the tensor the gradient holds where it is not the whole.
+    ``on_done(names)`` follows when no more will come for them. Every block runs forward twice, and backward once per draw.
     Raises ModelError if a chosen parameter is reached by no gradient.
     """
     stack, parameters = loaded.stack, loaded.parameters()
     unit = len(stack) + 1
     with differentiable(loaded.model, chosen):
-        boundaries, prologues = _boundaries(stack, windows, tap, progress)
+        boundaries, prologues = _walk(stack, windows, tap, progress, watch, keep=True)
         progress.start("backward", len(windows) * unit)
         outside = [name for name, info in chosen.items() if info.block is None]
         token_table = _token_table(loaded.model)
         in_embedding = _reached_by_embedding(stack, windows[0], parameters, outside)
         reached: set[str] = set()
-        saved: dict[int, dict[str, tuple[Tensor, Tensor]]] = {}
-        upstream: list[Tensor] = []
+        saved: dict[tuple[int, int], dict[str, tuple[Tensor, Tensor]]] = {}  # by window and draw
+        upstream: list[list[Tensor]] = []  # per window and draw, the gradient of the loss in the hidden state
         for n, ids in enumerate(windows):
             hidden = boundaries[n].pop().requires_grad_()
-            gradients = _head_gradients(stack, hidden, ids, [parameters[name] for name in outside], tap)
-            upstream.append(gradients[0])
-            for name, gradient in zip(outside, gradients[1:]):
-                if gradient is None:
-                    continue
-                reached.add(name)
-                if name in in_embedding:  # the rows that the embedding also reaches wait for their other half
-                    rows = torch.unique(ids) if name == token_table else torch.arange(len(gradient), device=ids.device)
-                    saved.setdefault(n, {})[name] = (rows, gradient[rows])
-                    gradient[rows] = 0
-                on_gradient(name, n, gradient, None)
+            upstream.append([])
+            wanted = [parameters[name] for name in outside]
+            for draw, gradients in enumerate(_head_gradients(stack, hidden, ids, n, wanted, tap, labels)):
+                assert gradients[0] is not None
+                upstream[n].append(gradients[0])
+                for name, gradient in zip(outside, gradients[1:]):
+                    if gradient is None:
+                        continue
+                    reached.add(name)
+                    if name in in_embedding:  # the rows that the embedding also reaches wait for their other half
+                        every = torch.arange(len(gradient), device=ids.device)
+                        rows = torch.unique(ids) if name == token_table else every
+                        saved.setdefault((n, draw), {})[name] = (rows, gradient[rows])
+                        gradient[rows] = 0
+                    on_gradient(name, n, draw, gradient, None)
             progress.advance()
         on_done([name for name in outside if name in reached and name not in in_embedding])
         for number in reversed(range(len(stack))):
@@ -100,14 +119,17 @@ def backward_pass(
             for n in range(len(windows)):
                 hidden = boundaries[n].pop().requires_grad_()
                 output = stack.run_block(number, hidden, prologues[n])
-                wanted = [hidden, *(parameters[name] for name in names)]
-                gradients = torch.autograd.grad(output, wanted, upstream[n], allow_unused=True)
-                upstream[n] = gradients[0]
+                sources = [hidden, *(parameters[name] for name in names)]
+                for draw, above in enumerate(upstream[n]):
+                    more = draw + 1 < labels.num_draws
+                    gradients = torch.autograd.grad(output, sources, above, allow_unused=True, retain_graph=more)
+                    upstream[n][draw] = gradients[0]
+                    for name, gradient in zip(names, gradients[1:]):
+                        if gradient is not None:
+                            reached.add(name)
+                            on_gradient(name, n, draw, gradient, None)
+                    del gradients
                 del output
-                for name, gradient in zip(names, gradients[1:]):
-                    if gradient is not None:
-                        reached.add(name)
-                        on_gradient(name, n, gradient, None)
                 progress.advance()
             _require_reached(names, reached)
             on_done(names)
@@ -115,54 +137,78 @@ def backward_pass(
         if names:
             for n, ids in enumerate(windows):
                 prologue = stack.embed(ids)
-                found = torch.autograd.grad(
-                    prologue.hidden, [parameters[name] for name in names], upstream[n], allow_unused=True
-                )
-                for name, gradient in zip(names, found):
-                    if gradient is None:
-                        continue
-                    reached.add(name)
-                    if name in saved.get(n, {}):
-                        rows, half = saved[n].pop(name)
-                        on_gradient(name, n, half + gradient[rows], rows)
-                    elif name == token_table:
-                        rows = torch.unique(ids)
-                        on_gradient(name, n, gradient[rows], rows)
-                    else:
-                        on_gradient(name, n, gradient, None)
+                tensors = [parameters[name] for name in names]
+                for draw, above in enumerate(upstream[n]):
+                    more = draw + 1 < labels.num_draws
+                    found = torch.autograd.grad(prologue.hidden, tensors, above, allow_unused=True, retain_graph=more)
+                    for name, gradient in zip(names, found):
+                        if gradient is None:
+                            continue
+                        reached.add(name)
+                        if name in saved.get((n, draw), {}):
+                            rows, half = saved[n, draw].pop(name)
+                            on_gradient(name, n, draw, half + gradient[rows], rows)
+                        elif name == token_table:
+                            rows = torch.unique(ids)
+                            on_gradient(name, n, draw, gradient[rows], rows)
+                        else:
+                            on_gradient(name, n, draw, gradient, None)
         _require_reached(outside, reached)
         on_done(names)
         progress.finish()
 
 
-def _boundaries(
-    stack: BlockStack, windows: Sequence[Tensor], tap: InputTap | None, progress: Progress
+def _walk(
+    stack: BlockStack,
+    windows: Sequence[Tensor],
+    tap: InputTap | None,
+    progress: Progress,
+    watch: BlockWatch | None,
+    *,
+    keep: bool,
 ) -> tuple[list[list[Tensor]], list[Prologue]]:
-    """Run every window forward; return its hidden states before each block and after the last, and its prologue."""
-    boundaries, prologues = [], []
-    progress.start("forward", len(windows))
+    """Run every window forward, all of them through one block before the next; return their states and prologues.
+
+    ``keep``: the hidden states before each block and after the last, else the last alone.
+    """
+    states: list[list[Tensor]] = []
+    prologues: list[Prologue] = []
+    progress.start("forward", len(windows) * len(stack))
     for ids in windows:
         with torch.no_grad(), _watching(tap, from_start=True):
-            prologue = stack.embed(ids, on_blocks=lambda: _set_active(tap, False))
-            states = [prologue.hidden]
-            _set_active(tap, True)
-            for number in range(len(stack)):
-                states.append(stack.run_block(number, states[-1], prologue))
+            prologues.append(stack.embed(ids, on_blocks=lambda: _set_active(tap, False)))
+        states.append([prologues[-1].hidden])
         if tap is not None:
             tap.num_tokens += ids.numel()
-        boundaries.append(states)
-        prologues.append(prologue)
-        progress.advance()
+    for number in range(len(stack)):
+        with torch.no_grad(), _watching(tap, from_start=True), watch.watching(number) if watch else nullcontext():
+            for known, prologue in zip(states, prologues):
+                known.append(stack.run_block(number, known[-1], prologue))
+                if not keep:
+                    del known[0]
+                progress.advance()
+        if watch is not None:
+            watch.finish_block(number, [known[-1] for known in states])
     progress.finish()
-    return boundaries, prologues
+    return states, prologues
 
 
 def _head_gradients(
-    stack: BlockStack, hidden: Tensor, ids: Tensor, parameters: list[nn.Parameter], tap: InputTap | None
-) -> tuple[Tensor, ...]:
+    stack: BlockStack,
+    hidden: Tensor,
+    ids: Tensor,
+    window: int,
+    parameters: list[nn.Parameter],
+    tap: InputTap | None,
+    labels: Labels,
+) -> Iterator[tuple[Tensor | None, ...]]:
+    """Yield, draw by draw, the gradients in the last hidden state and in the parameters outside the blocks."""
     with _watching(tap, from_start=False):
         logits = stack.head(hidden, ids, on_head=lambda: _set_active(tap, True))
-    return torch.autograd.grad(window_loss(logits, ids), [hidden, *parameters], allow_unused=True)
+    for draw in range(labels.num_draws):
+        loss = label_loss(logits, labels.of(logits, ids, window, draw))
+        more = draw + 1 < labels.num_draws
+        yield torch.autograd.grad(loss, [hidden, *parameters], allow_unused=True, retain_graph=more)
 
 
 @contextmanager

@@ -24,4 +24,4 @@ def _score(weight: Tensor, statistics: Statistics) -> Scores:
     return Scores(wanda(weight, statistics.rms_input))
 
 
-METRIC = Metric("wanda", Needs.FORWARD, _score)
+METRIC = Metric("wanda", Needs.FORWARD, _score, applies=lambda statistics: statistics.rms_input is not None)

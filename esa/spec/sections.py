@@ -1,11 +1,14 @@
 """The sections of a spec: every key, its type, its default and what it may be."""
 
-from typing import Annotated, Any, Literal
+import re
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from esa.errors import EsaError
 from esa.registry import canonical
+from esa.spec.texts import ALLOWED as SOURCES
+from esa.spec.texts import parse_source
 
 
 def _registered(kind: str) -> BeforeValidator:
@@ -37,9 +40,7 @@ def _bos(value: Any) -> Any:
 
 
 def _source(value: str) -> str:
-    kind, _, rest = value.partition(":")
-    if kind not in ("builtin", "file") or not rest:
-        raise ValueError(f"'{value}' is not a text source; allowed: builtin:NAME, file:PATH")
+    parse_source(value)  # raises ValueError
     return value
 
 
@@ -54,6 +55,21 @@ Counts = Annotated[
     AfterValidator(_distinct),
     Field(min_length=1),
 ]
+Lengths = Annotated[tuple[Annotated[int, Field(ge=2)], ...], BeforeValidator(_one_or_many), AfterValidator(_distinct)]
+_UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+
+
+def _bytes(value: Any) -> Any:
+    """Return ``"8 GB"`` as a number of bytes."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(MB|GB|TB|MiB|GiB|TiB)", value.strip())
+    if match is None:
+        raise ValueError(f"'{value}' is not a size; allowed: a number of bytes, or a number with {', '.join(_UNITS)}")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=1)]
 Unit = Literal["weight", "output", "input", "layer", "block", "component"]
 
 
@@ -79,6 +95,10 @@ class Model(Section):
     )
     quantization: Literal["none"] = Field(default="none", description="none: weights are held as dtype")
     trust_remote_code: bool = Field(default=False, description="run Python code from the model's repository")
+    memory_budget: Bytes | None = Field(
+        default=None,
+        description="bytes that a step may hold, such as '8 GB' or '7.5 GiB': score.probe_groups = 'auto' keeps to it",
+    )
     shape: dict[str, Any] | None = Field(
         default=None,
         description="the configuration's own keys, model_type first: predicts memory without the network; checked at load",
@@ -98,7 +118,9 @@ class Model(Section):
 class Windows(Section):
     """A text cut into token windows."""
 
-    source: Source = "builtin:prose"
+    key: ClassVar[str] = "windows"  # what errors call the section by
+
+    source: Source = Field(default="builtin:prose", description=f"text: {SOURCES}")
     windows: int = Field(default=8, ge=1, description="how many windows")
     length: int = Field(default=256, ge=2, description="tokens of a window, BOS included")
     packing: Literal["stream", "lines"] = Field(
@@ -111,15 +133,27 @@ class Windows(Section):
 class Calibration(Windows):
     """The text that scores are computed on."""
 
+    key: ClassVar[str] = "calibration"
+
 
 class Eval(Windows):
     """The text that damage is measured on; score seeds never move it."""
 
-    source: Source = "builtin:prose_eval"
+    key: ClassVar[str] = "eval"
+
+    source: Source = Field(default="builtin:prose_eval", description=f"text: {SOURCES}")
     windows: int = Field(default=64, ge=1, description="how many windows")
     length: int = Field(default=128, ge=2, description="tokens of a window, BOS included")
     sample: Literal["random", "first"] = Field(default="first", description="draw windows by seed, or take the first")
     batch_tokens: int = Field(default=2048, ge=2, description="tokens evaluated at once")
+    texts: Annotated[tuple[Source, ...], BeforeValidator(_one_or_many), AfterValidator(_distinct)] | None = Field(
+        default=None, min_length=1, description="esa eval measures on each of these; eval.source by default"
+    )
+    lengths: Lengths | None = Field(
+        default=None,
+        min_length=1,
+        description="esa eval measures at each of these, over windows x length tokens; eval.length by default",
+    )
     rewrites: int = Field(
         default=20,
         ge=0,
@@ -136,8 +170,33 @@ class Score(Section):
     seeds: Annotated[tuple[Seed, ...], AfterValidator(_distinct)] = Field(
         default=(0,), min_length=1, description="each draws its own calibration windows, probes and random groups"
     )
+    reduction: Literal["window", "mean"] = Field(
+        default="window",
+        description="of grad_x_weight and grad_squared: reduce each window's gradient, or the mean gradient",
+    )
+    resamples: int = Field(
+        default=1,
+        ge=1,
+        description="draws of the labels per window for ggn_diag and ggn_obd; a standard error from 2 on",
+    )
     probes: int = Field(default=16, ge=1, description="Rademacher probes per window for curvature")
+    probe_groups: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        default="auto",
+        description="groups of blocks that curvature takes one after the other; auto: as few as model.memory_budget allows",
+    )
+    rounds: int = Field(
+        default=1,
+        ge=1,
+        description="of super_activation, at most: after each the weight found is zeroed for the next",
+    )
+    peak_ratio: float = Field(
+        default=20.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="of super_activation: largest over median channel maximum from which a block is a candidate",
+    )
     keep: int = Field(default=4096, ge=1, description="rows kept per tensor and stratum: the largest K ranked exactly")
+    dense: bool = Field(default=False, description="also write every score, as safetensors")
     include: tuple[str, ...] = Field(
         default=(),
         description="globs on the parameter, component=NAME or block=N; empty: all of two dimensions or more",
@@ -191,6 +250,12 @@ class Zero(Perturb):
     """w <- 0."""
 
     method: Literal["zero"]
+
+
+class ZeroKeepPeak(Perturb):
+    """w <- 0, its contribution given back at the peak tokens."""
+
+    method: Literal["zero_keep_peak"]
 
 
 class Mean(Perturb):
@@ -247,6 +312,7 @@ class BitFlip(Drawing):
 
 _METHODS: dict[str, type[Perturb]] = {
     "zero": Zero,
+    "zero_keep_peak": ZeroKeepPeak,
     "mean": Mean,
     "scale": Scale,
     "sign_flip": SignFlip,
@@ -265,7 +331,7 @@ def _method_alias(value: Any) -> Any:
 
 
 AnyPerturb = Annotated[
-    Annotated[Zero | Mean | Scale | SignFlip | GaussNoise | BitFlip, Field(discriminator="method")],
+    Annotated[Zero | ZeroKeepPeak | Mean | Scale | SignFlip | GaussNoise | BitFlip, Field(discriminator="method")],
     BeforeValidator(_method_alias),
 ]
 

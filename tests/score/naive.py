@@ -12,12 +12,17 @@ from esa.data import TokenWindows
 from esa.model import LoadedModel, eligible, prepare
 from esa.progress import Silent
 from esa.score.curvature import rademacher
-from esa.score.engine import Engine, load_metrics
+from esa.score.engine import Effort, Engine, load_metrics
+from esa.score.labels import sampled_labels
 from esa.score.metric import Scores
 from tests.conftest import VOCABULARY, build, make_tokenizer, tiny_spec
 
 LENGTHS = (9, 12, 5)  # unequal, so that every weight T_n counts
-FIRST_ORDER = ("magnitude", "act_mag", "wanda", "grad_x_weight", "grad_squared", "fisher_obd")
+FIRST_ORDER = (
+    "magnitude", "act_mag", "wanda", "super_activation", "grad_x_weight", "grad_squared", "fisher_obd", "ggn_diag",
+    "ggn_obd",
+)  # fmt: skip
+CURVED = ("hutchinson_diag", "obd", "taylor2")
 
 Tensors = dict[str, Tensor]
 
@@ -40,7 +45,14 @@ def unequal_windows(vocabulary: int = VOCABULARY, lengths: Sequence[int] = LENGT
 
 
 def engine_scores(
-    loaded: LoadedModel, windows: TokenWindows, metrics: Sequence[str], probes: int = 3, include: tuple[str, ...] = ()
+    loaded: LoadedModel,
+    windows: TokenWindows,
+    metrics: Sequence[str],
+    probes: int = 3,
+    include: tuple[str, ...] = (),
+    reduction: str = "window",
+    seed: int = 0,
+    **effort: Any,
 ) -> dict[str, dict[str, Scores]]:
     """Return every metric's dense scores as the engine hands them to the reducers."""
     found: dict[str, dict[str, Scores]] = {metric: {} for metric in metrics}
@@ -49,7 +61,8 @@ def engine_scores(
         found[metric.name][info.name] = scores
 
     chosen = eligible(loaded.table, include)
-    Engine(loaded, chosen, load_metrics(metrics), emit, Silent(), probes).run(windows, seed=0)
+    engine = Engine(loaded, chosen, load_metrics(metrics, reduction), emit, Silent(), Effort(probes, **effort))
+    engine.run(windows, seed=seed)
     return found
 
 
@@ -143,7 +156,92 @@ def first_order(loaded: LoadedModel, windows: TokenWindows) -> dict[str, Tensors
         scores["grad_squared"][name] = mean_over_windows(windows, [x**2 for x in g])
         of_tokens = mean_over_windows(windows, [t * x**2 for t, x in zip(predicted, g, strict=True)])
         scores["fisher_obd"][name] = w**2 * of_tokens / 2
+    diagonal, _ = sampled_diagonal(loaded, windows, resamples=1)
+    scores["ggn_diag"] = diagonal
+    scores["ggn_obd"] = {name: w**2 * diagonal[name] / 2 for name, w in weights.items()}
+    scores["super_activation"] = super_activations(loaded, windows)[0]
     return scores
+
+
+def sampled_diagonal(loaded: LoadedModel, windows: TokenWindows, resamples: int) -> tuple[Tensors, Tensors]:
+    """Return the Gauss-Newton diagonal on the engine's own labels and its standard error, float64, one loss at a time.
+
+    Per window the gradient of the SUMMED loss, squared, over T_n; mean over windows weighted by T_n, and over the draws.
+    """
+    weights = {name: loaded.parameters()[name] for name in eligible(loaded.table)}
+    samples: list[list[list[Tensor]]] = []
+    for n, ids in enumerate(windows.ids):
+        samples.append([])
+        for resample in range(resamples):
+            logits = loaded.model(input_ids=torch.tensor([ids]), use_cache=False).logits
+            labels = sampled_labels(logits, 0, n, resample)
+            summed = -logits[0, :-1].double().log_softmax(-1)[torch.arange(len(ids) - 1), labels].sum()
+            found = torch.autograd.grad(summed, list(weights.values()))
+            samples[-1].append([g.double() ** 2 / (len(ids) - 1) for g in found])
+    shares = [(len(ids) - 1) / windows.num_predicted for ids in windows.ids]
+    means, errors = {}, {}
+    for i, name in enumerate(weights):
+        stacks = [torch.stack([sample[i] for sample in window]) for window in samples]
+        means[name] = sum(a * s.mean(0) for a, s in zip(shares, stacks, strict=True))
+        if resamples > 1:
+            spread = [a**2 * s.var(0, correction=1) / resamples for a, s in zip(shares, stacks, strict=True)]
+            errors[name] = sum(spread).sqrt()  # type: ignore[union-attr]
+    return means, errors
+
+
+def super_activations(loaded: LoadedModel, windows: TokenWindows, threshold: float = 1.0) -> tuple[Tensors, Tensors]:
+    """Return score and signed growth of every MLP output projection, float64, weight by weight as the definition reads."""
+    infos = {n: i for n, i in eligible(loaded.table).items() if i.component in ("mlp.down", "expert.down")}
+    scores, signed = {}, {}
+    for name, info in infos.items():
+        weight = loaded.parameters()[name].detach().double()
+        ys, xs, streams = [], [], []
+        module = loaded.model.get_submodule(info.layer)
+        block = loaded.stack.blocks[info.block]  # type: ignore[index]
+        hooks = [
+            module.register_forward_hook(lambda _, args, y, ys=ys: ys.append(y.reshape(-1, y.shape[-1]).double())),
+            module.register_forward_hook(lambda _, args, y, xs=xs: xs.append([*args])),
+            block.register_forward_hook(
+                lambda _, args, h, streams=streams: streams.append((h[0] if isinstance(h, tuple) else h)[0].double())
+            ),
+        ]
+        with torch.no_grad():
+            for ids in windows.ids:
+                loaded.model(input_ids=torch.tensor([ids]), use_cache=False)
+        for hook in hooks:
+            hook.remove()
+        lengths = [len(ids) for ids in windows.ids]
+        y, h = torch.cat(ys), torch.cat(streams)
+        place = int(y.abs().argmax())
+        token, channel = divmod(place, y.shape[1])
+        window = next(n for n in range(len(lengths)) if token < sum(lengths[: n + 1]))
+        maxima = y.abs().amax(0)
+        candidate = float(maxima.max() / maxima.median()) >= threshold
+        median = h.abs().median()
+        growths = torch.zeros(weight.shape, dtype=torch.float64)
+        for expert, x in read_at(
+            module, xs[window], token - sum(lengths[:window]), info.expert_axis is not None
+        ).items():
+            matrix = weight if expert is None else weight[expert]
+            for j in range(len(x)):
+                at = (channel, j) if info.output_axis < info.input_axis else (j, channel)  # type: ignore[operator]
+                value = (h[token, channel].abs() - (h[token, channel] - matrix[at] * x[j]).abs()) / median
+                growths[at if expert is None else (expert, *at)] = value
+        signed[name] = growths
+        scores[name] = growths.clamp(min=0) * candidate
+    return scores, signed
+
+
+def read_at(module: Any, given: list[Tensor], token: int, fused: bool) -> dict[int | None, Tensor]:
+    """Return what a projection reads at a token: x, or what each routed expert reads times its routing weight."""
+    if not fused:
+        return {None: given[0].reshape(-1, given[0].shape[-1])[token].double()}
+    hidden, index, weights = given
+    found: dict[int | None, Tensor] = {}
+    for expert, share in zip(index[token].tolist(), weights[token], strict=True):
+        gate, up = (module.gate_up_proj[expert] @ hidden[token]).chunk(2)
+        found[expert] = (F.silu(gate) * up * share).detach().double()
+    return found
 
 
 def probed_diagonal(

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
@@ -10,6 +11,7 @@ import torch
 
 import esa.score
 from esa.artifact import read_manifest, read_table
+from esa.data import calibration_windows
 from esa.errors import ArtifactError, EsaError, ModelError, SpecError
 from esa.model import LoadedModel
 from esa.progress import Silent
@@ -47,6 +49,92 @@ def assert_same_tables(left: Path, right: Path) -> None:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of an uninterrupted run."""
     return esa.score.run(spec(), loaded=load("llama"), root=tmp_path_factory.mktemp("whole")).folder
+
+
+def test_dense_scores_are_every_score(tmp_path: Path) -> None:
+    """With dense = true every score is there as safetensors, under the parameters' names, named in the manifest."""
+    from safetensors.torch import load_file
+
+    from tests.score.naive import engine_scores
+    from tests.score.test_streaming import assert_same_bits
+
+    loaded, metrics = load("mixtral"), ["magnitude", "wanda", "super_activation"]
+    chosen = spec(metrics, dense=True, peak_ratio=1.0)
+    folder = esa.score.run(chosen, loaded=loaded, root=tmp_path).folder
+    names = ["magnitude", "wanda.0", "wanda.1", "super_activation.0", "super_activation.1"]
+    kinds = read_manifest(folder)["kinds"]
+    assert [name for name, kind in kinds.items() if kind == "dense"] == [f"dense/{name}.safetensors" for name in names]
+    windows = calibration_windows(chosen.calibration, loaded.tokenizer, [0, 1])
+    for seed in (0, 1):
+        found = engine_scores(loaded, windows[seed], metrics, seed=seed, peak_ratio=1.0)
+        for metric in metrics:
+            file = f"{metric}.safetensors" if metric == "magnitude" else f"{metric}.{seed}.safetensors"
+            tensors = load_file(folder / "dense" / file)
+            assert set(tensors) == set(found[metric])
+            assert_same_bits(tensors, {name: scores.score for name, scores in found[metric].items()})
+    assert not list(folder.glob(".parts-*"))
+
+
+def test_dense_scores_survive_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run killed in its second seed goes on there; its dense files are those of an uninterrupted one."""
+    chosen = spec(["magnitude", "act_mag"], dense=True)
+    whole = esa.score.run(chosen, loaded=load("llama"), root=tmp_path / "whole").folder
+    original, calls = Engine.run, []
+
+    def interrupted(self: Engine, windows: Any, seed: int) -> None:
+        calls.append(seed)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        original(self, windows, seed)
+
+    monkeypatch.setattr(Engine, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        esa.score.run(chosen, loaded=load("llama"), root=tmp_path / "broken")
+    folder = esa.score.run(chosen, loaded=load("llama"), root=tmp_path / "broken").folder
+    assert len(calls) == 4
+    for path in sorted((whole / "dense").iterdir()):
+        same = path.read_bytes() == (folder / "dense" / path.name).read_bytes()
+        assert same, path.name
+
+
+def test_no_room_for_dense_scores_is_said_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk without room is an error with both sizes, and no folder is left."""
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(ArtifactError, match="1,000 B free"):
+        esa.score.run(spec(["act_mag"], dense=True), loaded=load("llama"), root=tmp_path)
+    assert not list(tmp_path.rglob("*.*"))
+
+
+def test_what_each_round_found_is_in_the_manifest(tmp_path: Path) -> None:
+    """The manifest tells, seed by seed and round by round, which super weight was found, and the tensors tell of the peaks."""
+    loaded = load("llama")
+    with torch.no_grad():
+        loaded.parameters()["model.layers.1.mlp.down_proj.weight"][5, 7] = 400.0
+    folder = esa.score.run(spec(["super_activation"], rounds=5), loaded=loaded, root=tmp_path).folder
+    found = read_manifest(folder)["super_weights"]
+    assert [(one["seed"], one["round"], one["address"]) for one in found] == [
+        (0, 1, "model.layers.1.mlp.down_proj.weight:5,7"),
+        (1, 1, "model.layers.1.mlp.down_proj.weight:5,7"),
+    ]
+    tensors = frame(folder, "tensors/1").filter(pl.col("block") == 1)
+    assert tensors["peak_row"].to_list() == [5, 5]
+    assert tensors["peak_ratio"].min() >= 20  # type: ignore[operator]
+    assert (tensors["peak"].abs() > 0).all()
+    assert tensors["peak_token"].is_between(0, 11).all()
+
+
+@pytest.mark.parametrize(("metric", "reduction"), [("grad_x_weight", "mean"), ("grad_squared", "mean")])
+def test_the_reduction_is_another_step(tmp_path: Path, metric: str, reduction: str) -> None:
+    """score.reduction changes the scores and the step's id; of the mean gradient the sign is kept where it means something."""
+    loaded = load("llama")
+    each = esa.score.run(spec([metric]), loaded=loaded, root=tmp_path)
+    mean = esa.score.run(spec([metric], reduction=reduction), loaded=loaded, root=tmp_path)
+    assert each.id != mean.id
+    scores = [frame(result.folder)["score"] for result in (each, mean)]
+    assert scores[0].sum() > scores[1].sum()
+    assert (frame(mean.folder)["signed"].null_count() == 0) == (metric == "grad_x_weight")
 
 
 def test_same_spec_gives_the_same_bytes(finished: Path, tmp_path: Path) -> None:
@@ -119,7 +207,7 @@ def test_a_finished_step_is_reused(finished: Path, monkeypatch: pytest.MonkeyPat
     """The same spec again reads nothing and computes nothing; force computes it again, to the same bytes."""
     root, before = finished.parents[1], tables(finished)
     monkeypatch.setattr(Engine, "run", lambda *_: pytest.fail("computed again"))
-    again = esa.score.run(spec(), root=root)
+    again = esa.score.run(spec(), loaded=load("llama"), root=root)
     assert (again.reused, again.folder) == (True, finished)
     monkeypatch.undo()
     forced = esa.score.run(spec(), loaded=load("llama"), root=root, force=True)
@@ -130,9 +218,10 @@ def test_a_finished_step_is_reused(finished: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("change", [{"probes": 3}, {"keep": 17}, {"exclude": ["*k_proj*"]}, {"seeds": [1, 0]}])
 def test_what_the_step_reads_makes_another_step(change: dict[str, Any]) -> None:
     """A key that the step reads changes its id; one that it does not read leaves it."""
-    assert esa.score.score_step(spec(**change)).id != esa.score.score_step(spec()).id
+    loaded = load("llama")
+    assert esa.score.score_step(spec(**change), loaded=loaded).id != esa.score.score_step(spec(), loaded=loaded).id
     same = tiny_spec(score={"metrics": METRICS, "seeds": [0, 1], "probes": 2}, rank={"k": [5]}, eval={"windows": 3})
-    assert esa.score.score_step(same).id == esa.score.score_step(spec()).id
+    assert esa.score.score_step(same, loaded=loaded).id == esa.score.score_step(spec(), loaded=loaded).id
 
 
 def kill_at(monkeypatch: pytest.MonkeyPatch, seed: int) -> list[int]:
@@ -156,7 +245,7 @@ def test_a_killed_run_goes_on_at_the_next_seed(finished: Path, tmp_path: Path, m
     kill_at(monkeypatch, seed=1)
     with pytest.raises(KeyboardInterrupt):
         esa.score.run(spec(), loaded=load("llama"), root=tmp_path)
-    step = esa.score.score_step(spec(), tmp_path)
+    step = esa.score.score_step(spec(), tmp_path, loaded=load("llama"))
     assert not step.complete
     assert not [name for name in esa.score.TABLES if (step.folder / name).exists()]
     monkeypatch.undo()
@@ -193,7 +282,7 @@ def test_a_named_folder_takes_nothing_from_another_killed_step(tmp_path: Path, m
 def test_a_folder_of_another_step_is_not_overwritten(finished: Path) -> None:
     """A finished folder given by name is refused for another spec."""
     with pytest.raises(ArtifactError, match=f"holds score-{read_manifest(finished)['run']}, not score-"):
-        esa.score.run(spec(probes=7), out=finished)
+        esa.score.run(spec(probes=7), loaded=load("llama"), out=finished)
 
 
 def break_at(loaded: LoadedModel, name: str) -> LoadedModel:
@@ -220,7 +309,7 @@ def test_nan_scores_are_refused(tmp_path: Path, metric: str, named: str) -> None
     assert raised.value.what.startswith(named)
     assert raised.value.what.endswith("scores are NaN or infinite")
     assert raised.value.exit_code == 3
-    folder = esa.score.score_step(spec([metric]), tmp_path).folder
+    folder = esa.score.score_step(spec([metric]), tmp_path, loaded=loaded).folder
     assert not folder.exists()
 
 
@@ -263,7 +352,7 @@ def test_include_brings_in_vectors(tmp_path: Path) -> None:
     folder = esa.score.run(chosen, loaded=load("llama"), root=tmp_path, progress=progress).folder
     found = frame(folder).group_by("metric", maintain_order=True).agg(pl.col("parameter").n_unique())
     assert found.rows() == [("magnitude", 4), ("act_mag", 3), ("grad_squared", 4)]
-    what = "act_mag has no meaning for model.norm.weight: no product of it with an input was seen"
+    what = "act_mag scores 3 of 4 tensors; it has no meaning for the others, such as model.norm.weight"
     assert set(progress.warnings) == {what}
     assert read_manifest(folder)["warnings"] == [what]
 

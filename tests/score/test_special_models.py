@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from esa.model import LoadedModel, prepare
 from tests.conftest import build, load, make_tokenizer, tiny_spec
 from tests.score.naive import (
+    CURVED,
     FIRST_ORDER,
     assert_scores,
     dense,
@@ -19,6 +20,12 @@ from tests.score.naive import (
     probed_diagonal,
     unequal_windows,
 )
+
+# Relative differences that bfloat16 gradients bring; those of a summed and of a mean loss round apart.
+ROUNDED = {
+    "super_activation": 0.02, "grad_x_weight": 0.02, "grad_squared": 0.02, "fisher_obd": 0.02, "ggn_diag": 0.3,
+    "ggn_obd": 0.3,
+}  # fmt: skip
 
 
 def frozen(architecture: str) -> LoadedModel:
@@ -31,7 +38,7 @@ def frozen(architecture: str) -> LoadedModel:
 
 def test_frozen_parameters_are_scored(architecture: str) -> None:
     """Frozen parameters get the very scores of trainable ones from every metric, and stay frozen."""
-    metrics, windows = [*FIRST_ORDER, "hutchinson_diag", "obd"], unequal_windows()
+    metrics, windows = [*FIRST_ORDER, *CURVED], unequal_windows()
     expected = engine_scores(load(architecture), windows, metrics, probes=2)
     loaded = frozen(architecture)
     before = [parameter.requires_grad for parameter in loaded.model.parameters()]
@@ -85,13 +92,11 @@ def test_mixed_dtypes_are_scored_in_float32(architecture: str) -> None:
     """With a float32 embedding and bfloat16 blocks every score is float32 and that of the model's own gradients."""
     loaded, windows = mixed(architecture), unequal_windows()
     assert set(loaded.storage.values()) == {torch.float32, torch.bfloat16}
-    found = engine_scores(loaded, windows, FIRST_ORDER)
+    found = engine_scores(loaded, windows, FIRST_ORDER, peak_ratio=1.0)
     expected = first_order(loaded, windows)
     for metric in FIRST_ORDER:
         assert {scores.dtype for scores in dense(found[metric]).values()} == {torch.float32}
-        assert_scores(
-            dense(found[metric]), expected[metric], rtol=0.02 if "grad" in metric or "fisher" in metric else 1e-5
-        )
+        assert_scores(dense(found[metric]), expected[metric], rtol=ROUNDED.get(metric, 1e-5))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from esa.model import LoadedModel, eligible
 from esa.progress import Silent
-from esa.score.streaming import backward_pass, window_loss
+from esa.score.labels import window_loss
+from esa.score.streaming import backward_pass
 from tests.conftest import load
 
 
@@ -15,7 +16,7 @@ def streamed_gradients(loaded: LoadedModel, windows: list[Tensor]) -> list[dict[
     chosen = eligible(loaded.table)
     found = [{name: torch.zeros(info.shape) for name, info in chosen.items()} for _ in windows]
 
-    def keep(name: str, window: int, gradient: Tensor, rows: Tensor | None) -> None:
+    def keep(name: str, window: int, draw: int, gradient: Tensor, rows: Tensor | None) -> None:
         if rows is None:
             found[window][name] += gradient
         else:

@@ -35,6 +35,26 @@ def test_defaults_are_those_of_the_design(key: str) -> None:
     assert found == DEFAULTS[key]
 
 
+@pytest.mark.parametrize(
+    ("given", "bytes_"),
+    [(5_000_000, 5_000_000), ("8 GB", 8 * 10**9), ("7.5 GiB", int(7.5 * 2**30)), ("512MiB", 512 * 2**20), (None, None)],
+)
+def test_a_budget_is_bytes_or_text(given: object, bytes_: int | None) -> None:
+    """memory_budget is a number of bytes, or a number with a unit of thousands or of 1024."""
+    assert spec(model={"id": "m", "memory_budget": given}).model.memory_budget == bytes_
+
+
+@pytest.mark.parametrize("given", ["8", "8 gb", "-1 GB", "many", "8 GB GB", ""])
+def test_a_budget_without_a_unit_is_refused(given: str) -> None:
+    """The error names the value and what is allowed."""
+    with pytest.raises(SpecError) as caught:
+        spec(model={"id": "m", "memory_budget": given})
+    assert caught.value.problems == [
+        f"spec: model.memory_budget: '{given}' is not a size; allowed: a number of bytes, or a number with MB, GB, TB, MiB,"
+        " GiB, TiB"
+    ]
+
+
 METHOD_DEFAULTS = [
     ("scale", {"factor": 1.2}),
     ("sign_flip", {"factor": 1.0}),
@@ -122,20 +142,21 @@ SOURCES = [
     ("file:", False),
     ("prose", False),
     ("http://x", False),
-    ("hf:x", False),
+    ("hf:owner/name:test", True),
 ]
 
 
 @pytest.mark.parametrize(("source", "holds"), SOURCES)
-def test_a_source_is_builtin_or_a_file(source: str, holds: bool) -> None:
-    """A text source is builtin:NAME or file:PATH, and any other is refused with both spelled out."""
+def test_a_source_is_of_one_of_three_forms(source: str, holds: bool) -> None:
+    """A text source is builtin:NAME, file:PATH or hf:..., and any other is refused with all of them spelled out."""
     if holds:
         assert spec(eval={"source": source}).eval.source == source
     else:
         with pytest.raises(SpecError) as caught:
             spec(eval={"source": source})
         assert caught.value.problems == [
-            f"spec: eval.source: '{source}' is not a text source; allowed: builtin:NAME, file:PATH"
+            f"spec: eval.source: '{source}' is not a text source; allowed: builtin:NAME, file:PATH,"
+            " hf:DATASET[/CONFIG][@REVISION]:SPLIT[:FIELD]"
         ]
 
 

@@ -1,0 +1,111 @@
+"""Find one super weight after the other: zero the one found and look again, until no block stands out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from esa.errors import SpecError
+from esa.model import LoadedModel, ParameterInfo
+from esa.progress import Progress
+from esa.score.metric import Metric, Peak, Scores, Statistics
+from esa.score.peaks import PROJECTIONS, PeakWatch
+from esa.score.streaming import forward_pass
+
+
+@dataclass(frozen=True)
+class _Zeroed:
+    parameter: str
+    place: tuple[int, ...]
+    value: Tensor
+
+
+def look_again(
+    loaded: LoadedModel,
+    chosen: Mapping[str, ParameterInfo],
+    windows: Sequence[Tensor],
+    metric: Metric,
+    watch: PeakWatch,
+    rounds: int,
+    progress: Progress,
+) -> tuple[dict[str, list[Peak]], list[dict[str, Any]]]:
+    """Return every projection's peaks, one per round, and what each round found.
+
+    ``watch`` has seen the first round. A further one follows while a weight has a positive score and ``rounds`` are not
+    done: that weight is zeroed, the windows run again. The model's own bits come back whatever happens.
+    Raises SpecError if no output projection of an MLP is among ``chosen``. Cost: a forward pass per further round.
+    """
+    if not watch.found:
+        raise SpecError(
+            [
+                f"score.metrics: {metric.name} scores {' and '.join(PROJECTIONS)}; none of them is among the weights to score"
+            ]
+        )
+    peaks = {name: [peak] for name, peak in watch.found.items()}
+    found: list[dict[str, Any]] = []
+    zeroed: list[_Zeroed] = []
+    parameters = loaded.parameters()
+    try:
+        while (best := _highest(loaded, chosen, metric, peaks, len(zeroed))) is not None:
+            name, place, scores = best
+            found.append(_record(name, place, scores, parameters[name], len(found) + 1))
+            if len(found) == rounds:
+                break
+            with torch.no_grad():
+                zeroed.append(_Zeroed(name, place, parameters[name][place].clone()))
+                parameters[name][place] = 0
+            again = PeakWatch(loaded, chosen, watch.threshold)
+            forward_pass(loaded, windows, None, progress, again)
+            for other, peak in again.found.items():
+                peaks[other].append(_without(other, peak, zeroed, chosen[other].expert_axis))
+    finally:
+        with torch.no_grad():
+            for one in reversed(zeroed):
+                parameters[one.parameter][one.place] = one.value
+    return peaks, found
+
+
+def _highest(
+    loaded: LoadedModel,
+    chosen: Mapping[str, ParameterInfo],
+    metric: Metric,
+    peaks: Mapping[str, list[Peak]],
+    number: int,
+) -> tuple[str, tuple[int, ...], Scores] | None:
+    """Return parameter, place and scores of the highest positive score of round ``number``, the first where several tie."""
+    best, highest = None, 0.0
+    for name in chosen:
+        if name not in peaks or not peaks[name][number].candidate:
+            continue
+        weight = loaded.parameters()[name].detach()
+        scores = metric.score(weight, Statistics(peaks=[peaks[name][number]]))
+        index = scores.score.argmax()
+        if float(scores.score.max()) > highest:
+            highest = float(scores.score.max())
+            best = name, tuple(int(i) for i in torch.unravel_index(index, weight.shape)), scores
+    return best
+
+
+def _record(name: str, place: tuple[int, ...], scores: Scores, weight: Tensor, number: int) -> dict[str, Any]:
+    """Return what a manifest says of the weight that a round found."""
+    return {
+        "round": number,
+        "address": f"{name}:{','.join(map(str, place))}",
+        "weight": float(weight.detach()[place]),
+        "score": float(scores.score[place]),
+        "peak": scores.facts["peak"],
+        "peak_ratio": scores.facts["peak_ratio"],
+    }
+
+
+def _without(name: str, peak: Peak, zeroed: Sequence[_Zeroed], expert_axis: int | None) -> Peak:
+    """Return the peak without what the zeroed weights read: in this round they contribute nothing."""
+    inputs = {expert: values.clone() for expert, values in peak.inputs.items()}
+    output_axis, input_axis = peak.axes
+    for one in zeroed:
+        expert = None if expert_axis is None else one.place[expert_axis]
+        if one.parameter == name and one.place[output_axis] == peak.row and expert in inputs:
+            inputs[expert][one.place[input_axis]] = 0
+    return replace(peak, inputs=inputs)
