@@ -62,13 +62,19 @@ def print_damage(damage: pl.DataFrame) -> None:
 
 def print_worst(damage: pl.DataFrame, ranking: pl.DataFrame, model: Mapping[str, Any]) -> None:
     """Print the single weights whose perturbation costs most, worst first."""
-    from esa.report.tables import worst_single
+    from esa.report.tables import label, worst_single
 
     worst = worst_single(damage, ranking).head(_WORST).to_dicts()
     if worst:
-        rows = [[_times(row["ratio"]), number(row["ppl"]), number(row["weight"]), row["target"]] for row in worst]
+        several = len({(row["method"], row["options"]) for row in worst}) > 1
+        rows = [
+            [_times(row["ratio"]), number(row["ppl"]), number(row["weight"])]
+            + ([label(row["method"], row["options"])] if several else [])
+            + [row["target"]]
+            for row in worst
+        ]
         title = f"Worst single weights of {number(model['num_parameters'])}"
-        header = ["x intact", "perplexity", "weight", "address"]
+        header = ["x intact", "perplexity", "weight", *(["method"] if several else []), "address"]
         print_table(title, header, rows, right=header[:3])
         if worst[0]["metrics"]:
             print_line(f"The first one's rank by metric: {worst[0]['metrics']}.")

@@ -5,13 +5,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from esa.artifact import Journal, Step, Table, find_table, make_table, read_manifest, read_ranking, sha256_of, to_json
-from esa.artifact.steps import JOURNAL, OUTPUTS
+from esa.artifact import Journal, Step, Table, find_table, make_table, read_manifest, read_ranking, to_json
+from esa.artifact.steps import JOURNAL, OUTPUTS, marking_failures
 from esa.artifact.tables import encode
 from esa.data import eval_windows, source_hash
 from esa.errors import ArtifactError, CheckError, EsaError, SpecError
 from esa.eval import Evaluator
-from esa.model import LoadedModel, eligible, fingerprint, load_model, require_same_model, source_hashes
+from esa.model import (
+    LoadedModel,
+    check_context,
+    eligible,
+    fingerprint,
+    load_model,
+    model_inputs,
+    require_same_model,
+)
 from esa.perturb.campaign import Campaign, floor_targets
 from esa.perturb.cases import group_from_addresses, groups_from_ranking, plan_cases
 from esa.progress import Progress, Recording
@@ -30,12 +38,22 @@ class PerturbResult:
     reused: bool
 
 
-def perturb_step(spec: Spec, inputs: dict[str, str], root: Path = OUTPUTS, folder: Path | None = None) -> Step:
-    """Return the perturb step that ``spec`` describes on a ranking or targets; nothing is loaded."""
-    texts = {"eval": source_hash(spec.eval.source)}
-    return Step("perturb", spec, {**source_hashes(spec.model.id), **texts, **inputs}, root=root, folder=folder)
+def perturb_step(
+    spec: Spec,
+    inputs: dict[str, str],
+    root: Path = OUTPUTS,
+    folder: Path | None = None,
+    loaded: LoadedModel | None = None,
+) -> Step:
+    """Return the perturb step that ``spec`` describes on a ranking or targets; nothing is loaded.
+
+    ``loaded``: the model at hand, if there is one.
+    """
+    fixed = {**model_inputs(spec.model, loaded), "eval": source_hash(spec.eval.source, "eval.source")}
+    return Step("perturb", spec, {**fixed, **inputs}, root=root, folder=folder)
 
 
+@marking_failures()
 def run(
     spec: Spec,
     targets: str | Path | Table | Sequence[str],
@@ -63,12 +81,11 @@ def run(
             ["perturb: names no method"], hint='add [[perturb]] with method = "zero", or give --method zero'
         )
     ranking, inputs, where = _resolve(targets)
-    step = perturb_step(spec, inputs, root, out)
+    step = perturb_step(spec, inputs, root, out, loaded)
     if step.complete and not force:
         require_same_model(step, loaded)
-        _require_restored(read_manifest(step.folder)["checksum"], step.folder)
         progress.note(f"perturb: {step.folder} is complete")
-        return PerturbResult(find_table(step.folder, "damage/1"), step.folder, step.id, reused=True)
+        return _finished(step)
     loaded = loaded or load_model(spec.model, progress)
     if isinstance(ranking, Table):
         groups = groups_from_ranking(ranking.frame, loaded.table, where, spec.rank.seeds)
@@ -77,12 +94,14 @@ def run(
         groups = group_from_addresses(ranking, loaded.table)
         ks = (groups[0].size,)
     plan = plan_cases(spec.perturb, groups, ks, loaded, progress)
-    windows = eval_windows(spec.eval, loaded.tokenizer)
+    check_context(loaded.model, spec.eval.length, "eval.length", progress)
+    windows = eval_windows(spec.eval, loaded.tokenizer, progress=progress)
     if windows.sha256 in calibration:
         progress.warn(
             "the calibration windows are the evaluation windows: damage is measured on the text that was scored"
         )
-    step.begin(force=force)
+    if not step.begin(force=force):  # another process finished it while the model was loaded
+        return _finished(step)
     evaluator = Evaluator(loaded, windows, spec.eval.batch_tokens)
     seed = spec.score.seeds[0]
     journal = _journal(step, loaded)
@@ -125,6 +144,13 @@ def run(
     return PerturbResult(damage, step.folder, step.id, reused=False)
 
 
+def _finished(step: Step) -> PerturbResult:
+    _require_restored(read_manifest(step.folder)["checksum"], step.folder)
+    table = find_table(step.folder, "damage/1")
+    damage = Table(table.kind, table.frame, step.meta())  # a CSV carries none
+    return PerturbResult(damage, step.folder, step.id, reused=True)
+
+
 def _journal(step: Step, loaded: LoadedModel) -> Journal:
     """Return the step's journal. Raises ArtifactError if it was begun on a model with other weights."""
     journal = Journal(step.folder / JOURNAL)
@@ -149,10 +175,8 @@ def _resolve(targets: str | Path | Table | Sequence[str]) -> tuple[Table | list[
         path = Path(targets)
         if str(targets) != "-" and path.is_dir():
             return read_ranking(path), {"ranking": str(read_manifest(path)["run"])}, str(path)
-        table = read_ranking(targets)
-        if str(targets) == "-":
-            return table, {"ranking": _content_hash(table)}, "standard input"
-        return table, {"ranking": sha256_of(path)}, str(path)
+        table = read_ranking(targets)  # known by its rows: a file and a pipe of them, CSV and Parquet, are one step
+        return table, {"ranking": _content_hash(table)}, "standard input" if str(targets) == "-" else str(path)
     if isinstance(targets, Table):
         return targets, {"ranking": _content_hash(targets)}, "targets"
     if not targets:

@@ -15,6 +15,7 @@ from esa.eval.language_modeling import perplexity
 from esa.model import LoadedModel
 from esa.perturb.apply import Change, Target, applied, fault_rows, neighbours, plan_changes, same_bits
 from esa.perturb.cases import Case, Group, Plan, Use, addressed, dose_of, options_text
+from esa.perturb.hooks import hooked
 from esa.perturb.interval import paired_interval
 from esa.progress import Progress
 from esa.spec import generator
@@ -52,19 +53,19 @@ class Campaign:
         for key in todo:
             case = plan.cases.get(key)
             changes = neighbours(self.loaded, floor[key]) if case is None else self._changes(case)
-            measured = self._evaluated(changes)
+            measured = self._evaluated(changes, "" if case is None else case.method)
             faults = fault_rows(self.run, key, changes) if case is not None and case.method == "bit_flip" else []
             self.journal.append(key, {"measured": measured.record(), "faults": faults})
             self.progress.advance()
         self.progress.finish()
 
-    def _evaluated(self, changes: Sequence[Change]) -> Measured:
+    def _evaluated(self, changes: Sequence[Change], method: str) -> Measured:
         """Return what the changed model measures; changes that change no bit leave the intact model's measurement."""
         if all(same_bits(change.before, change.after) for change in changes):
             intact = self.measured(INTACT)
             return replace(intact, num_agreeing=intact.total_tokens, kl_sum=0.0)
         start = self.evaluator.first_block({change.name for change in changes})
-        with applied(self.loaded, changes):
+        with applied(self.loaded, changes), hooked(self.loaded, method, changes):
             return self.evaluator.compare(start)
 
     def _changes(self, case: Case) -> list[Change]:

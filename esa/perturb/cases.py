@@ -11,6 +11,7 @@ from esa.errors import EsaError, TargetError
 from esa.eval import case_id
 from esa.model import LoadedModel, ParameterInfo, address, find_parameter, locate, parse_address
 from esa.perturb.apply import Target
+from esa.perturb.hooks import check_hooked
 from esa.perturb.methods import bit_width
 from esa.progress import Progress
 from esa.spec.sections import BitFlip, Drawing, Mean, Perturb
@@ -143,6 +144,7 @@ def plan_cases(
         for group in chosen:
             if isinstance(section, BitFlip):
                 _check_bits(section, group, loaded, where)
+            check_hooked(method, list(dict.fromkeys(name for name, _ in group.targets)), loaded, f"{where}.method")
             if isinstance(section, Mean) and section.over != "tensor":
                 _check_axes(section.over, group, loaded, where)
             wanted = section.k or ks

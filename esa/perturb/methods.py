@@ -38,6 +38,18 @@ def zero(values: Tensor, options: Mapping[str, Any], place: Place) -> Tensor:
     return torch.zeros_like(values)
 
 
+def zero_keep_peak(values: Tensor, options: Mapping[str, Any], place: Place) -> Tensor:
+    """Set weights to zero, ``w <- 0``, and give their contribution ``w x_j`` back at the peak tokens alone.
+
+    A hook (esa.perturb.hooks) gives it back: per window and touched output i at the token where abs(y_i) is largest, y the
+    output of the map with the contributions; an embedding's x is the one-hot token. If the damage of ``zero`` vanishes, the
+    massive activation at those tokens mediates it. Raises TargetError, when the cases are planned, for weights of fused
+    experts and of anything but linear maps and embeddings.
+    Source: the restored super activation of Yu et al., The Super Weight in Large Language Models, 2024.
+    """
+    return torch.zeros_like(values)
+
+
 def mean(values: Tensor, options: Mapping[str, Any], place: Place) -> Tensor:
     """Set weights to the mean of their tensor, input or output: ``w <- mean``, in float64, then rounded to storage.
 

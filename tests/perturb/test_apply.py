@@ -19,7 +19,7 @@ DOWN = "model.layers.1.mlp.down_proj.weight"
 UP = "model.layers.0.mlp.up_proj.weight"
 TARGETS: list[Target] = [(DOWN, 7), (UP, 300), (DOWN, 3), (DOWN, 7), (UP, 300)]
 OPTIONS: dict[str, dict[str, Any]] = {
-    "zero": {}, "mean": {"over": "output"}, "scale": {"factor": 1.2}, "sign_flip": {"factor": 1.0},
+    "zero": {}, "zero_keep_peak": {}, "mean": {"over": "output"}, "scale": {"factor": 1.2}, "sign_flip": {"factor": 1.0},
     "gauss_noise": {"sigma": 0.5, "relative_to": "tensor_std"}, "bit_flip": {"bits": 3},
 }  # fmt: skip
 SPECIAL = [float("nan"), -0.0, 0.0, float("inf"), -1e-41, 1e-45]

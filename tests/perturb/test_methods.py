@@ -12,7 +12,7 @@ from esa.model import LoadedModel
 from esa.perturb.apply import Target, plan_changes
 from esa.registry import METHODS
 from esa.spec import generator
-from esa.spec.sections import BitFlip, GaussNoise, Mean, Perturb, Scale, SignFlip, Zero
+from esa.spec.sections import BitFlip, GaussNoise, Mean, Perturb, Scale, SignFlip, Zero, ZeroKeepPeak
 from tests.conftest import load
 
 DOWN = "model.layers.1.mlp.down_proj.weight"
@@ -51,7 +51,7 @@ def flat(loaded: LoadedModel, name: str) -> Tensor:
 
 def test_every_method_has_a_section_and_a_case() -> None:
     """The methods of the registry are those whose options the spec knows."""
-    sections: list[type[Perturb]] = [Zero, Mean, Scale, SignFlip, GaussNoise, BitFlip]
+    sections: list[type[Perturb]] = [Zero, ZeroKeepPeak, Mean, Scale, SignFlip, GaussNoise, BitFlip]
     assert [section.model_fields["method"].annotation.__args__[0] for section in sections] == list(METHODS)
 
 
