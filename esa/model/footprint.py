@@ -5,11 +5,13 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 
 from esa.errors import ModelError
 from esa.model.anatomy import ParameterInfo, describe, text_config
-from esa.model.loading import explained, quiet
-from esa.model.sources import find_source
+from esa.model.explaining import explained
+from esa.model.loading import quiet
+from esa.model.sources import find_source, pinned
 from esa.spec.sections import Model as ModelSection
 
 BASE_BYTES = 800_000_000  # Python, torch, transformers and polars, their mapped files included
@@ -45,38 +47,78 @@ def footprint(section: ModelSection) -> Footprint:
 
     Nothing is loaded and the network is not asked. Raises ModelError for a hub id without ``model.shape``.
     """
-    config = _config(section)
-    with torch.device("meta"), quiet():
-        model = transformers.AutoModelForCausalLM.from_config(config)
-    table = describe(model)
+    model = skeleton(configuration(section), section)
+    # A GGUF file is held in float32 as a whole while it is copied into the model.
+    copied = section.shape is None and find_source(section.id).gguf is not None
+    return footprint_of(model, section, describe(model), copied=copied)
+
+
+def footprint_of(
+    model: Any, section: ModelSection, table: dict[str, ParameterInfo], *, copied: bool = False
+) -> Footprint:
+    """Return the footprint of a model at hand, its parameters described by ``table``; ``copied``: from a float32 copy."""
     text = text_config(model)
     hidden, heads = text.hidden_size, getattr(text, "num_attention_heads", 1)
     compute = section.dtype if section.compute == "auto" else section.compute
     weights = sum(info.numel for info in table.values())
-    # A GGUF file is held in float32 as a whole while it is copied into the model.
-    extra = weights * 4 if section.shape is None and find_source(section.id).gguf else 0
     return Footprint(
         table=table, num_blocks=text.num_hidden_layers, hidden_size=hidden, vocabulary=text.vocab_size,
         intermediate_size=getattr(text, "intermediate_size", None) or 4 * hidden, num_heads=heads,
-        item_bytes=ITEM_BYTES[compute], load_bytes=weights * ITEM_BYTES[section.dtype] + extra,
+        item_bytes=ITEM_BYTES[compute], load_bytes=weights * (ITEM_BYTES[section.dtype] + 4 * copied),
     )  # fmt: skip
 
 
-def _config(section: ModelSection) -> Any:
+def skeleton(config: Any, section: ModelSection) -> Any:
+    """Return the model that a configuration describes, every parameter on the meta device: shapes without numbers.
+
+    Raises ModelError for a configuration of no causal language model, and for a ``model.shape`` that makes no model.
+    """
+    try:
+        with torch.device("meta"), quiet(), explained(section):
+            return transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=section.trust_remote_code)
+    except (TypeError, AttributeError, ArithmeticError) as error:  # a key is missing, or is no number
+        if section.shape is None:
+            raise
+        raise ModelError(f"makes no {type(config).__name__[:-6]} model: {error}", where="model.shape") from error
+
+
+def configuration(section: ModelSection, *, fetch: bool = False) -> Any:
+    """Return the configuration that ``model.shape`` states, or else the one among the model's files.
+
+    ``fetch``: ask the hub for the file of a hub id, at the commit that its revision means. Raises ModelError where there is
+    none.
+    """
     if section.shape is not None:
         shape = {key: list(value) if isinstance(value, tuple) else value for key, value in section.shape.items()}
         try:
             return transformers.AutoConfig.for_model(**shape)
-        except (ValueError, TypeError) as error:
+        except StrictDataclassError as error:
+            raise ModelError(_reason(error), where="model.shape") from None
+        except (ValueError, TypeError, ArithmeticError) as error:
             raise ModelError(str(error).splitlines()[0], where="model.shape") from None
     source = find_source(section.id)
-    if not source.local:
+    if not source.local and not fetch:
         raise ModelError(
             f"'{section.id}' is on the hub; its memory can be predicted from model.shape alone",
             where="model.shape",
             hint="copy the keys of its config.json, model_type first, as the specs in specs/ do",
         )
-    with quiet(), explained(section):
-        return transformers.AutoConfig.from_pretrained(
-            source.location, trust_remote_code=section.trust_remote_code, **source.arguments()
-        )
+    commit = pinned(section.id, section.revision)
+    try:
+        with quiet(), explained(section):
+            return transformers.AutoConfig.from_pretrained(
+                source.location,
+                revision=commit.sha if commit else None,
+                local_files_only=commit is not None and commit.unasked is not None,
+                trust_remote_code=section.trust_remote_code,
+                **source.arguments(),
+            )
+    except StrictDataclassError as error:
+        raise ModelError(
+            f"the configuration of '{section.id}' does not hold: {_reason(error)}", where="model.id"
+        ) from None
+
+
+def _reason(error: Exception) -> str:
+    """Return what a configuration class says of a value: the last line, behind the name of the exception."""
+    return str(error).strip().splitlines()[-1].strip().partition(": ")[2]

@@ -1,0 +1,116 @@
+"""``esa arch``: describe what a model is made of."""
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from esa.cli import options
+from esa.cli.session import begin, check_format, deliver, handled, is_file_target, read_spec
+from esa.errors import EsaError
+
+if TYPE_CHECKING:
+    from esa.spec import Spec
+
+
+@handled
+def command(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="Alias, local folder, .gguf file or hub id. Short for model.id.", metavar="MODEL", show_default=False
+        ),
+    ] = None,
+    spec: options.SpecFile = None,
+    overrides: options.Overrides = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Write the table: a .csv or .parquet file, or - for stdout.",
+            metavar="PATH",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    format: options.Format = None,
+    dry_run: options.DryRun = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    list_names: options.ListNames = False,
+    version: options.Version = False,
+) -> None:
+    """Describe what a model is made of; no weight is loaded, and from the hub only the configuration is fetched.
+
+    Prints weights per component and block, tied and fused parts, storage by dtype, sizes by number format, and for a mixture
+    of experts what a token uses. With -o or -f the table instead, one row per tensor.
+
+    Examples:
+    `esa arch smollm2-135m`
+
+    `esa arch --spec specs/mixtral_8x7b.toml`
+
+    `esa arch ./my-model -o tensors.csv`
+    """
+    progress = begin(quiet=quiet, verbose=verbose, threads=None)
+    format = check_format(format)
+    target = "-" if out is None and format is not None else out
+    if target is not None and not is_file_target(target):
+        raise EsaError(f"'{target}': a table is written; allowed: a .csv or .parquet file, or -", where="--out")
+    chosen = _chosen(model, spec, overrides or [])
+    if model is not None and spec is not None and chosen.model.shape is not None:
+        progress.note("model.shape of the spec is another model's: left out")
+        chosen = chosen.model_copy(update={"model": chosen.model.model_copy(update={"shape": None})})
+    if dry_run:
+        from esa.spec import dump_spec
+
+        typer.echo(dump_spec(chosen), nl=False)
+        what = f"the configuration of {chosen.model.id} and the headers of its files"
+        typer.echo(f"# reads {what}; writes {target or 'a description to stdout'}")
+        return
+    with _without_collector():
+        from esa import arch
+
+        # Beside a table its notes go to stderr; a description holds them.
+        found = arch.describe(chosen.model, progress) if target is None else arch.run(chosen, progress=progress)
+    if target is not None:
+        deliver(found.table, target, format, None)
+        return
+    from esa.cli.console import page
+    from esa.cli.description import print_architecture
+
+    with page() as console:
+        print_architecture(found, console)
+
+
+def _chosen(model: str | None, path: Path | None, overrides: list[str]) -> "Spec":
+    """Return the spec whose [model] is described: that of --spec, MODEL in its place if it is given."""
+    from esa.spec import spec_from_dict
+    from esa.spec.loading import apply_overrides
+
+    if model is not None and Path(model).suffix == ".toml":
+        raise EsaError(f"'{model}' is a spec, not a model", where="MODEL", hint=f"esa arch --spec {model}")
+    if path is None:
+        if model is None:
+            raise EsaError(
+                "no model is given",
+                where="MODEL",
+                hint="esa arch smollm2-135m, or esa arch --spec specs/mixtral_8x7b.toml",
+            )
+        return apply_overrides(spec_from_dict({"name": "arch", "model": {"id": model}}), overrides)
+    return read_spec(path, overrides, {"model.id": model})
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Keep the collector of cycles out of the way: imports and headers leave it nothing, and it took a third of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
