@@ -51,6 +51,10 @@ SCHEMAS: dict[str, dict[str, type[pl.DataType]]] = {
     },
     "eval/1": {
         "run": TEXT, "case": TEXT, "task": TEXT, "metric": TEXT, "value": REAL, "intact": REAL, "stderr": REAL,
-        "num_items": INT, "num_tokens": INT,
+        "num_items": INT, "num_tokens": INT, "source": TEXT, "length": INT, "bos": FLAG,
+    },
+    "arch/1": {
+        "run": TEXT, "parameter": TEXT, "layer": TEXT, "block": INT, "component": TEXT, "expert": INT, "shape": TEXT,
+        "numel": INT, "dtype": TEXT, "bytes": INT, "tied": FLAG, "uses": TEXT, "active": INT,
     },
 }  # fmt: skip

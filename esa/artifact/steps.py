@@ -2,22 +2,29 @@
 
 import hashlib
 import json
+import os
+import re
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 from esa.artifact.files import replacing, sha256_of, write_text
+from esa.artifact.lock import Lock, acquire, busy, holder
 from esa.artifact.manifest import MANIFEST as MANIFEST_NAME
 from esa.artifact.manifest import command_line, environment, now, peak_memory_bytes, read_manifest, write_manifest
 from esa.artifact.schemas import SCHEMA_VERSION
 from esa.artifact.tables import Table, read_table, to_json, write_table
-from esa.errors import ArtifactError
+from esa.errors import ArtifactError, EsaError
 from esa.spec import Spec, dump_spec
 
 OUTPUTS = Path("outputs")
 JOURNAL = "cases.jsonl"
+FAILED = "failed.json"
+ID = re.compile(r"[0-9a-f]{12}")  # of a step
+_MOST_WORDS = 2000  # characters of an error that are kept
 
 # What each step reads of the spec: nothing else enters its id.
 STEP_KEYS: dict[str, tuple[str, ...]] = {
@@ -28,7 +35,13 @@ STEP_KEYS: dict[str, tuple[str, ...]] = {
     "eval": ("model", "eval"),
     "report": ("name", "question"),
 }
-_NOT_READ = {("rank", "rank"): ("seeds",), ("eval", "eval"): ("rewrites",)}
+_NOT_READ = {
+    ("rank", "rank"): ("seeds",),
+    ("eval", "eval"): ("rewrites",),
+    ("perturb", "eval"): ("texts", "lengths"),
+    ("eval", "model"): ("memory_budget",),
+    ("perturb", "model"): ("memory_budget",),
+}
 _NEVER_READ = ("shape",)  # of the model: it predicts, and is checked against what is loaded
 
 
@@ -51,17 +64,36 @@ def step_keys(step: str, spec: Spec) -> dict[str, Any]:
     return keys
 
 
+def readers(dotted: str) -> list[str]:
+    """Return the steps that read a key of the spec, such as ``rank.k``; all of them for ``name``, which names their folder."""
+    section, _, key = dotted.partition(".")
+    if dotted == "name":
+        return list(STEP_KEYS)
+    if key in _NEVER_READ:
+        return []
+    return [
+        step
+        for step, keys in STEP_KEYS.items()
+        if dotted in keys or (section in keys and key not in _NOT_READ.get((step, section), ()))
+    ]
+
+
 def step_id(step: str, keys: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
     """Return the first 12 hex of sha256 over step, schema version, the keys it reads, and its inputs' hashes or ids."""
     text = to_json({"step": step, "schema": SCHEMA_VERSION, "keys": dict(keys), "inputs": dict(inputs)})
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def result_hash(manifest: Mapping[str, Any]) -> str:
+    """Return the sha256 over the hashes of a finished step's tables: the same wherever it came out the same."""
+    return hashlib.sha256(to_json(manifest.get("outputs")).encode()).hexdigest()
+
+
 class Step:
     """The folder of one step, from its opening to its manifest.
 
     ``inputs`` maps a name to the sha256 of a file or the id of an upstream step. ``folder`` defaults to
-    ``outputs/<name>/<step>-<id>``.
+    ``outputs/<name>/<step>-<id>``. From ``begin`` to ``finish``, ``fail`` or ``abandon`` the folder is locked.
     """
 
     def __init__(
@@ -72,13 +104,24 @@ class Step:
         self.id = step_id(step, self.keys, self.inputs)
         self.folder = folder if folder is not None else root / spec.name / f"{step}-{self.id}"
         self._started = time.perf_counter()
+        self._lock: Lock | None = None
+        self._upstream: dict[str, str] = {}
 
     @property
     def complete(self) -> bool:
         """Tell whether this very step was finished here before.
 
-        Raises ArtifactError if the folder was asked for by name and holds another finished step.
+        Raises ArtifactError if it was not and another process is writing it, so that a command fails before it loads a
+        model, and if the folder was asked for by name and holds another finished step.
         """
+        if self._finished():
+            return True
+        other = holder(self.folder)
+        if other is not None and other.pid != os.getpid() and not self._finished():  # finished between the two looks
+            raise busy(self.folder, other)
+        return self._finished()
+
+    def _finished(self) -> bool:
         if not (self.folder / MANIFEST_NAME).exists():
             return False
         found = read_manifest(self.folder)
@@ -90,24 +133,70 @@ class Step:
             )
         return True
 
-    def begin(self, *, force: bool = False) -> None:
-        """Make the folder and write the resolved spec.
+    def begin(self, *, force: bool = False) -> bool:
+        """Lock the folder, make it this step's, and write the resolved spec.
 
-        ``force`` first takes away what an earlier run left; the journal of another step that was killed here goes anyway.
+        Returns False, with nothing touched and nothing locked, where the step is complete: another process finished it
+        after ``complete`` was asked for, and what it wrote is to be reused. ``force`` takes away what was there before;
+        the journal of another step that was killed here goes anyway, and so does the mark of a failure.
+        Raises ArtifactError, with nothing touched, if another process writes the step, or the folder cannot be written to.
         """
-        path, opening = self.folder / "spec.toml", f"# {self.step}-{self.id}\n"
-        ours = path.is_file() and path.read_text(encoding="utf-8").startswith(opening)
-        if force:
-            (self.folder / MANIFEST_NAME).unlink(missing_ok=True)
-        if force or not ours:
-            (self.folder / JOURNAL).unlink(missing_ok=True)
-        write_text(path, opening + dump_spec(self.spec))
-        self._started = time.perf_counter()
+        lock = acquire(self.folder)
+        try:
+            if not force and self._finished():
+                lock.release()
+                return False
+            path, opening = self.folder / "spec.toml", f"# {self.step}-{self.id}\n"
+            ours = path.is_file() and path.read_text(encoding="utf-8").startswith(opening)
+            if force:
+                (self.folder / MANIFEST_NAME).unlink(missing_ok=True)
+            if force or not ours:
+                (self.folder / JOURNAL).unlink(missing_ok=True)
+            (self.folder / FAILED).unlink(missing_ok=True)
+            write_text(path, opening + dump_spec(self.spec))
+        except BaseException:
+            lock.release()
+            raise
+        self._lock, self._started = lock, time.perf_counter()
+        self._upstream = self._results_upstream()
+        if (begun := _BEGUN.get()) is not None:
+            begun.append(self)
+        return True
+
+    def _results_upstream(self) -> dict[str, str]:
+        """Return what each upstream step holds now, by its id, so that another result of it is noticed later."""
+        homes = (self.folder.parent, OUTPUTS / self.spec.name)
+        found: dict[str, str] = {}
+        for run in (value for value in self.inputs.values() if ID.fullmatch(value)):
+            for folder in (path for home in homes for path in home.glob(f"*-{run}")):
+                with suppress(ArtifactError):  # not finished: it was not read either
+                    found.setdefault(run, result_hash(read_manifest(folder)))
+        return found
+
+    def release(self) -> None:
+        """Give up the lock; the step stays as it is."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def fail(self, error: Exception) -> None:
+        """Mark a step that was begun and not finished as failed, with the error's words, and unlock it."""
+        if self._lock is None:
+            return
+        words = "; ".join(error.lines()) if isinstance(error, EsaError) else f"{type(error).__name__}: {error}"
+        content = {"step": self.step, "run": self.id, "failed": now(), "error": words[:_MOST_WORDS]}
+        with suppress(EsaError):  # on a full disk, say: the error that is on its way matters more
+            write_json(self.folder / FAILED, content)
+        self.release()
 
     def abandon(self, *, unless: Path) -> None:
-        """Take the folder away again after an error over content, ``unless`` finished work lies in it."""
+        """Take the folder away again after an error over content, ``unless`` finished work lies in it.
+
+        Where it stays, so do the lock and the duty to ``fail`` or ``finish``.
+        """
         if not unless.exists():
             (self.folder / "spec.toml").unlink(missing_ok=True)
+            self.release()
             with suppress(OSError):  # it holds something of somebody's
                 self.folder.rmdir()
 
@@ -129,7 +218,7 @@ class Step:
         return path
 
     def finish(self, *, tables: Mapping[str, str], warnings: Iterable[str] = (), **content: Any) -> None:
-        """Write the manifest: ``tables`` maps a file name to its kind."""
+        """Write the manifest and unlock: ``tables`` maps a file name to its kind."""
         write_manifest(
             self.folder,
             {
@@ -141,13 +230,40 @@ class Step:
                 **environment(),
                 "spec": self.spec.model_dump(mode="json", exclude_none=True),
                 "inputs": self.inputs,
+                "upstream": self._upstream,
                 "outputs": {name: sha256_of(self.folder / name) for name in tables},
+                "sizes": {name: (self.folder / name).stat().st_size for name in tables},
                 **content,
                 "seconds": round(time.perf_counter() - self._started, 3),
                 "peak_memory_bytes": peak_memory_bytes(),
                 "warnings": list(dict.fromkeys(warnings)),
             },
         )
+        self.release()
+
+
+_BEGUN: ContextVar[list[Step] | None] = ContextVar("begun", default=None)
+
+
+@contextmanager
+def marking_failures() -> Iterator[None]:
+    """Mark the steps that are begun within as failed if an error leaves them unfinished; unlock them in any case.
+
+    What a user or the system breaks off (KeyboardInterrupt, SystemExit) is unlocked and not marked: such a step is
+    incomplete and goes on where it stopped. ``@marking_failures()`` above a ``run`` covers every call of it.
+    """
+    begun: list[Step] = []
+    token = _BEGUN.set(begun)
+    try:
+        yield
+    except Exception as error:
+        for step in begun:
+            step.fail(error)
+        raise
+    finally:
+        _BEGUN.reset(token)
+        for step in begun:
+            step.release()
 
 
 class Journal:

@@ -14,11 +14,13 @@ import polars as pl
 
 from esa.artifact.files import replacing
 from esa.artifact.schemas import SCHEMAS
+from esa.artifact.space import require_space
 from esa.errors import ArtifactError
 
 STDIO = "-"
 FORMATS = ("csv", "parquet")
-_PARQUET = b"PAR1"
+PARQUET = b"PAR1"
+_ROW_GROUP = 1 << 18  # rows
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ def write_table(table: Table, target: str | Path, format: str | None = None) -> 
     """Write to a path, or to standard output for ``-``.
 
     The format follows the suffix, else ``format``, else CSV; scores on standard output default to Parquet.
+    Raises ArtifactError, with nothing written, where the disk has less room than the file needs: known to the byte, or,
+    of a Parquet file of several row groups, from its first.
     """
     if str(target) == STDIO:
         default = "parquet" if table.kind == "scores/1" else "csv"
@@ -76,11 +80,14 @@ def write_table(table: Table, target: str | Path, format: str | None = None) -> 
     path = Path(target)
     suffix = path.suffix.lower().lstrip(".")
     chosen = suffix if suffix in FORMATS else (format or "csv")
+    height, whole = table.frame.height, chosen != "parquet" or table.frame.height <= _ROW_GROUP
+    data = encode(table if whole else Table(table.kind, table.frame.head(_ROW_GROUP), table.meta), chosen)
+    require_space(path.parent, len(data) if whole else len(data) * height // _ROW_GROUP, path.name)
     with replacing(path) as temporary:
-        if chosen == "parquet":
-            _write_parquet(table, temporary)
+        if whole:
+            temporary.write_bytes(data)
         else:
-            temporary.write_bytes(encode(table, "csv"))
+            _write_parquet(table, temporary)
 
 
 def encode(table: Table, format: str) -> bytes:
@@ -95,7 +102,7 @@ def encode(table: Table, format: str) -> bytes:
 
 def _write_parquet(table: Table, target: BinaryIO | Path) -> None:
     meta = {"esa.kind": table.kind, **{f"esa.{key}": value for key, value in table.meta.items()}}
-    table.frame.write_parquet(target, compression="zstd", metadata=meta, statistics=True, row_group_size=1 << 18)
+    table.frame.write_parquet(target, compression="zstd", metadata=meta, statistics=True, row_group_size=_ROW_GROUP)
 
 
 def write_stdout(data: bytes) -> None:
@@ -139,13 +146,13 @@ def decode(data: bytes, kind: str, name: str, columns: list[str] | None = None) 
     """Return the table that ``data`` holds. Raises ArtifactError, naming ``name``, if it holds none."""
     if not data:
         raise ArtifactError(f"is empty; a table of {kind} was expected", where=name)
-    if data[:4] == _PARQUET:
+    if data[:4] == PARQUET:
         return _decode_parquet(data, kind, name, columns)
     return _decode_csv(data, kind, name)
 
 
 def _decode_parquet(data: bytes, kind: str, name: str, columns: list[str] | None) -> Table:
-    if data[-4:] != _PARQUET:
+    if data[-4:] != PARQUET:
         raise ArtifactError("is a truncated Parquet file: its footer is missing", where=name)
     try:
         meta = pl.read_parquet_metadata(io.BytesIO(data))

@@ -1,5 +1,6 @@
 """What a person sees: progress, notes and warnings on stderr, errors in two lines, tables that fit the window."""
 
+import io
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -11,9 +12,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
+from esa.cli.plain import printable
 from esa.errors import EsaError
 
 _LOG_SECONDS = 60.0
+_PAGE_WIDTH = 100  # of what is written to a file or a pipe
 
 
 def stderr_console() -> Console:
@@ -22,11 +25,10 @@ def stderr_console() -> Console:
 
 
 def print_error(error: EsaError) -> None:
-    """Print an error's lines and its hint."""
-    for line in error.lines():
-        print(f"esa: error: {line}", file=sys.stderr)
-    if error.hint:
-        print(f"  hint: {error.hint}", file=sys.stderr)
+    """Print an error's lines and its hint; what files hold reaches the terminal as text, not as commands to it."""
+    lines = [f"esa: error: {line}" for line in error.lines()] + ([f"  hint: {error.hint}"] if error.hint else [])
+    for line in "\n".join(lines).split("\n"):
+        print(printable(line), file=sys.stderr)
 
 
 class ConsoleProgress:
@@ -110,21 +112,43 @@ class ConsoleProgress:
                 self._bar = None
 
 
-def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> None:
-    """Print a table on standard error; the columns named in ``right`` are right-aligned."""
+@contextmanager
+def page() -> Iterator[Console]:
+    """Yield a console whose text goes to standard output at the end, in one piece, so that a closed pipe ends quietly."""
+    text = io.StringIO()
+    terminal = sys.stdout.isatty()
+    yield Console(file=text, force_terminal=terminal, width=None if terminal else _PAGE_WIDTH, highlight=False)
+    for line in text.getvalue().splitlines():
+        print(line.rstrip())
+
+
+def print_table(
+    title: str,
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    right: Sequence[str] = (),
+    wrap: Sequence[str] = ("outcome",),
+    console: Console | None = None,
+) -> None:
+    """Print a table, on standard error unless a ``console`` is given.
+
+    The columns named in ``right`` are right-aligned; the cells of those in ``wrap`` may take several lines.
+    """
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold", title_style="bold")
     for name in header:
         table.add_column(
             name,
             justify="right" if name in right else "left",
-            no_wrap=name != "outcome",
+            no_wrap=name not in wrap,
             overflow="fold",
         )
     for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
-    console = stderr_console()
-    if not console.is_terminal:
-        console.width = 200
+        table.add_row(*(escape(printable(cell)) for cell in row))
+    if console is None:
+        console = stderr_console()
+        if not console.is_terminal:
+            console.width = 200
     console.print()
     console.print(table)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from esa.artifact import STDIO, Step, Table, find_table, read_manifest, read_ranking, sha256_of, write_json, write_table
-from esa.artifact.steps import OUTPUTS
+from esa.artifact.steps import OUTPUTS, marking_failures
 from esa.errors import SelectionError
 from esa.overlap.chance import shared_anatomy
 from esa.overlap.compare import common_ks, compare, list_sizes
@@ -31,6 +31,7 @@ class OverlapResult:
     folder: Path | None
 
 
+@marking_failures()
 def run(
     sources: Sequence[Source],
     *,
@@ -81,7 +82,8 @@ def run(
     table = compare(lists, by, ks, p, universe, seed=seed, run=step.id)
     table = Table(table.kind, table.frame, step.meta())
     summary = stability_summary(lists, ks, summary_by)
-    step.begin(force=force)
+    if not step.begin(force=force):  # another process finished it just now
+        return _finished(step.folder)
     step.write(table, TABLE)
     if summary is not None:
         write_json(step.folder / SUMMARY, summary)

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from esa.artifact import STDIO, Step, Table, make_table, read_manifest, read_table, table_path, write_json, write_table
-from esa.artifact.steps import OUTPUTS
+from esa.artifact.steps import OUTPUTS, marking_failures
 from esa.errors import SelectionError
 from esa.progress import Progress, Silent
 from esa.rank.aggregate import aggregate, aggregated_groups, name_positions
@@ -35,6 +35,7 @@ class RankResult:
     folder: Path | None
 
 
+@marking_failures()
 def run(
     source: str | Path,
     *,
@@ -184,7 +185,8 @@ def _named(scores: Scores, pair: Pair, group: str, rank: Rank, selection: Select
 
 def _write(step: Step, table: Table, scores: Scores, notes: tuple[str, ...], force: bool) -> None:
     """Write the step: its table, CSV up to 200,000 rows, then what the tensors are, then the manifest."""
-    step.begin(force=force)
+    if not step.begin(force=force):  # another process finished it just now: it wrote the same
+        return
     file = "ranking.csv" if len(table.frame) <= MOST_CSV_ROWS else "ranking.parquet"
     step.write(table, file)
     if scores.anatomy is not None:

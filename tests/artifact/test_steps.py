@@ -13,7 +13,7 @@ import pytest
 
 from esa.artifact import Journal, Step, find_table, make_table, read_manifest, read_table, sha256_of, table_path
 from esa.artifact.manifest import command_line
-from esa.artifact.steps import JOURNAL, STEP_KEYS, step_id
+from esa.artifact.steps import JOURNAL, STEP_KEYS, readers, step_id
 from esa.errors import ArtifactError
 from esa.spec import Spec, load_spec, spec_from_dict
 from esa.spec.loading import apply_overrides
@@ -226,10 +226,11 @@ def test_a_manifest_says_what_a_reader_needs(tmp_path: Path) -> None:
     manifest = read_manifest(tmp_path)
     assert set(manifest) == {
         "step", "run", "kinds", "created", "argv", "esa", "python", "packages", "hardware", "git", "spec", "inputs",
-        "outputs", "seeds", "seconds", "peak_memory_bytes", "warnings",
+        "upstream", "outputs", "sizes", "seeds", "seconds", "peak_memory_bytes", "warnings",
     }  # fmt: skip
     assert (manifest["step"], manifest["run"], manifest["inputs"]) == ("rank", step.id, INPUTS)
     assert manifest["outputs"] == {"ranking.csv": sha256_of(tmp_path / "ranking.csv")}
+    assert manifest["sizes"] == {"ranking.csv": (tmp_path / "ranking.csv").stat().st_size}
     assert manifest["warnings"] == ["a", "b"]
     assert spec_from_dict(manifest["spec"]) == spec()
     assert {"torch", "transformers", "polars", "numpy"} <= set(manifest["packages"])
@@ -286,3 +287,10 @@ def test_a_table_in_parquet_names_its_step(tmp_path: Path) -> None:
     assert (meta["run"], meta["version"], meta["note"]) == (step.id, "1", "n")
     assert json.loads(meta["spec"]) == {"name": "x", **step.keys}
     assert json.loads(meta["inputs"]) == INPUTS
+
+
+@pytest.mark.parametrize("override", [key for key in READ_BY if not key.startswith("perturb.")])
+def test_the_readers_of_a_key_are_those_whose_ids_it_enters(override: str) -> None:
+    """What is said to read a key is what is computed again when the key changes; a name also names every folder."""
+    key = override.partition("=")[0]
+    assert readers(key) == (list(STEP_KEYS) if key == "name" else READ_BY[override].split())
