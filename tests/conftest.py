@@ -1,6 +1,6 @@
 """Tiny models of every shape that matters, built in milliseconds, and a tokenizer made on the spot."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -77,6 +77,15 @@ def load(name: str, dtype: torch.dtype = torch.float32, **section: Any) -> Loade
     """Return a tiny model as esa holds it."""
     spec = tiny_spec(model={"id": "tiny", "dtype": str(dtype).removeprefix("torch."), **section})
     return prepare(build(name, dtype), make_tokenizer(), spec.model, torch.device("cpu"))
+
+
+@pytest.fixture(autouse=True)
+def no_hub() -> Iterator[None]:
+    """Keep every test from asking the hub; those of the hub point at a stand-in (``tests/hub.py``)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        patch.setattr("esa.artifact.hub._known", {})
+        yield
 
 
 @pytest.fixture(params=list(CONFIGS))

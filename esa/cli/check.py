@@ -22,18 +22,20 @@ def command(
 
     Example: `esa check specs/quickstart.toml`
     """
-    from esa.data.sources import source_path
+    from esa.data import check_source
     from esa.errors import EsaError, SpecError
     from esa.spec import dump_spec, load_sweep
 
     runs = load_sweep(spec, overrides or [])
     problems = []
     for one in runs:
-        for section in ("calibration", "eval"):
-            try:
-                source_path(getattr(one, section).source)
-            except EsaError as error:
-                problems.append(f"{spec}: {section}.source: {error.where}: {error.what}")
+        texts = {"calibration.source": (one.calibration.source,), "eval.source": (one.eval.source,)}
+        for key, sources in {**texts, "eval.texts": one.eval.texts or ()}.items():
+            for source in sources:
+                try:
+                    check_source(source, key)
+                except EsaError as error:
+                    problems.append(f"{spec}: {error.where}: {error.what}")
     if problems:
         raise SpecError(list(dict.fromkeys(problems)))
     if not quiet:

@@ -1,6 +1,10 @@
 """Text to token windows."""
 
-from esa.data.sources import CORPORA, read_source, source_hash
+from esa.data.cut import Tokens, tokenised
+from esa.data.sources import CORPORA, check_source, read_source, source_hash
 from esa.data.windows import TokenWindows, calibration_windows, eval_windows
 
-__all__ = ["CORPORA", "TokenWindows", "calibration_windows", "eval_windows", "read_source", "source_hash"]
+__all__ = [
+    "CORPORA", "TokenWindows", "Tokens", "calibration_windows", "check_source", "eval_windows", "read_source",
+    "source_hash", "tokenised",
+]  # fmt: skip

@@ -1,13 +1,14 @@
-"""Text to token windows: tokenised once, cut, sampled, hashed."""
+"""Text to token windows: sampled, counted, hashed."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from esa.data.sources import read_source
+from esa.artifact.hub import Commit
+from esa.data.cut import Cut, Tokens, cut_windows
 from esa.errors import DataError
 from esa.progress import Progress, Silent
 from esa.spec import generator
@@ -18,7 +19,9 @@ from esa.spec.sections import Windows as WindowsSection
 class TokenWindows:
     """Windows of token numbers, each a tuple of at least 2, and where they come from.
 
-    ``bos``: whether each opens with the BOS token. ``available``: how many windows the text holds.
+    ``bos``: whether each opens with the BOS token. ``available``: how many windows the text holds. ``num_bytes``: the UTF-8
+    bytes of the text that the predicted tokens stand for (``Cut``); 0 where the tokenizer does not tell. ``text_facts``:
+    what a manifest says of a dataset's text.
     """
 
     ids: tuple[tuple[int, ...], ...]
@@ -28,6 +31,7 @@ class TokenWindows:
     bos: bool
     available: int
     num_bytes: int
+    text_facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def num_tokens(self) -> int:
@@ -51,7 +55,7 @@ class TokenWindows:
         return {
             **seeded, "source": self.source, "packing": self.packing, "length": self.length, "bos": self.bos,
             "windows": len(self.ids), "tokens": self.num_tokens, "predicted_tokens": self.num_predicted,
-            "sha256": self.sha256,
+            "sha256": self.sha256, **self.text_facts,
         }  # fmt: skip
 
 
@@ -65,86 +69,73 @@ def calibration_windows(
     a warning tells the expected share in common. ``sample = "first"`` gives every seed the same.
     """
     progress = progress or Silent()
-    cut, bos = cut_windows(section, tokenizer)
+    cut = cut_windows(section, tokenizer)
     _require(section, cut)
+    _note(section, cut, progress)
     if section.sample == "first":
-        return {seed: _pack(section, tokenizer, cut, range(section.windows), bos) for seed in seeds}
-    disjoint = section.windows * len(seeds) <= len(cut)
+        return {seed: _pack(section, cut, range(section.windows)) for seed in seeds}
+    available = len(cut.ids)
+    disjoint = section.windows * len(seeds) <= available
     if not disjoint:
-        share = section.windows / len(cut)
+        share = section.windows / available
         progress.warn(
-            f"{section.source} holds {len(cut)} windows of {section.length} tokens, fewer than {len(seeds)} seeds x"
+            f"{section.source} holds {available} windows of {section.length} tokens, fewer than {len(seeds)} seeds x"
             f" {section.windows}: two seeds share {share:.0%} of their windows on average"
         )
     taken: set[int] = set()
     drawn = {}
     for seed in seeds:
-        free = np.array([i for i in range(len(cut)) if i not in taken])
+        free = np.array([i for i in range(available) if i not in taken])
         chosen = generator(seed, "windows").choice(free, section.windows, replace=False)
         if disjoint:
             taken.update(int(i) for i in chosen)
-        drawn[seed] = _pack(section, tokenizer, cut, [int(i) for i in chosen], bos)
+        drawn[seed] = _pack(section, cut, [int(i) for i in chosen])
     return drawn
 
 
-def eval_windows(section: WindowsSection, tokenizer: Any) -> TokenWindows:
-    """Return the evaluation windows: score seeds never move them; ``sample = "random"`` uses seed 0's own stream."""
-    cut, bos = cut_windows(section, tokenizer)
-    _require(section, cut)
+def eval_windows(
+    section: WindowsSection,
+    tokenizer: Any,
+    key: str | None = None,
+    tokens: Tokens | None = None,
+    progress: Progress | None = None,
+) -> TokenWindows:
+    """Return the evaluation windows: score seeds never move them; ``sample = "random"`` uses seed 0's own stream.
+
+    ``key`` and ``tokens``: as ``cut_windows`` takes them. Raises DataError for a text that cannot be read or is too short.
+    """
+    cut = cut_windows(section, tokenizer, key, tokens)
+    _require(section, cut, key)
+    _note(section, cut, progress or Silent())
     if section.sample == "first":
         chosen = list(range(section.windows))
     else:
         draw = generator(0, "eval_windows")
-        chosen = sorted(int(i) for i in draw.choice(len(cut), section.windows, replace=False))
-    return _pack(section, tokenizer, cut, chosen, bos)
+        chosen = sorted(int(i) for i in draw.choice(len(cut.ids), section.windows, replace=False))
+    return _pack(section, cut, chosen)
 
 
-def cut_windows(section: WindowsSection, tokenizer: Any) -> tuple[list[tuple[int, ...]], bool]:
-    """Return every window that the text holds, and whether each opens with BOS.
-
-    ``stream``: the text is tokenised once, without special tokens, and cut; the ragged tail is dropped. ``lines``: every
-    non-empty line, cut at ``length``; those under 2 tokens are left out.
-    """
-    text = read_source(section.source)
-    bos = _wants_bos(section, tokenizer)
-    opening = (tokenizer.bos_token_id,) if bos else ()
-    body = section.length - len(opening)
-    if body < 1:
-        raise DataError(f"length = {section.length} leaves no token beside BOS", where=section.source)
-    if section.packing == "lines":
-        lines = [line for line in text.splitlines() if line.strip()]
-        encoded = [opening + tuple(_encode(tokenizer, line)[:body]) for line in lines]
-        return [window for window in encoded if len(window) > 1], bos
-    ids = _encode(tokenizer, text)
-    return [opening + tuple(ids[start : start + body]) for start in range(0, len(ids) - body + 1, body)], bos
-
-
-def _encode(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-
-
-def _wants_bos(section: WindowsSection, tokenizer: Any) -> bool:
-    known = tokenizer.bos_token_id is not None
-    if section.bos == "auto":
-        return known and list(tokenizer("a")["input_ids"])[:1] == [tokenizer.bos_token_id]
-    if section.bos and not known:
-        raise DataError("bos = true, but the tokenizer has no BOS token", where=section.source)
-    return bool(section.bos)
-
-
-def _require(section: WindowsSection, cut: list[tuple[int, ...]]) -> None:
-    if len(cut) < section.windows:
+def _require(section: WindowsSection, cut: Cut, key: str | None = None) -> None:
+    if len(cut.ids) < section.windows:
         what = f"of {section.length} tokens" if section.packing == "stream" else "of one line"
         raise DataError(
-            f"is too short: it holds {len(cut)} windows {what}, {section.windows} are needed",
-            where=section.source,
+            f"is too short: it holds {len(cut.ids)} windows {what}, {section.windows} are needed",
+            where=f"{key or f'{section.key}.source'}: {section.source}",
             hint="lower windows or length, or give a longer text",
         )
 
 
-def _pack(
-    section: WindowsSection, tokenizer: Any, cut: list[tuple[int, ...]], chosen: Sequence[int], bos: bool
-) -> TokenWindows:
-    ids = tuple(cut[i] for i in chosen)
-    num_bytes = sum(len(tokenizer.decode(list(window[1:])).encode()) for window in ids)
-    return TokenWindows(ids, section.source, section.packing, section.length, bos, len(cut), num_bytes)
+def _note(section: WindowsSection, cut: Cut, progress: Progress) -> None:
+    """Say which commit a dataset's text is of, and whether the hub was asked."""
+    facts = cut.text_facts
+    if "revision" in facts:
+        commit = Commit(facts["revision"], facts["revision_asked"], facts["without_hub"])
+        progress.note(f"{section.source}: {commit.words()}")
+
+
+def _pack(section: WindowsSection, cut: Cut, chosen: Sequence[int]) -> TokenWindows:
+    ids = tuple(cut.ids[i] for i in chosen)
+    num_bytes = sum(map(cut.num_bytes, chosen)) if cut.num_bytes is not None else 0
+    return TokenWindows(
+        ids, section.source, section.packing, section.length, cut.bos, len(cut.ids), num_bytes, cut.text_facts
+    )

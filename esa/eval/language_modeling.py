@@ -59,7 +59,7 @@ class Measured:
         return None if self.nonfinite or self.kl_sum is None else finite(self.kl_sum / self.total_tokens)
 
     def bits_per_byte(self, num_bytes: int) -> float | None:
-        """Return the NLL in bits over the UTF-8 bytes of the decoded predicted tokens."""
+        """Return the NLL in bits over the UTF-8 bytes of the text that the predicted tokens stand for (``esa.data.cut``)."""
         return None if self.nonfinite or not num_bytes else math.fsum(self.nll) / math.log(2) / num_bytes
 
     def outcome(self, vocabulary: int) -> str:

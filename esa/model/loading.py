@@ -12,14 +12,13 @@ import transformers
 from torch import nn
 
 from esa.artifact import Step, read_manifest
-from esa.errors import ArtifactError, EsaError, ModelError, SpecError
+from esa.errors import ArtifactError, ModelError, SpecError
 from esa.model.anatomy import ParameterInfo, describe
 from esa.model.block_stack import BlockStack
-from esa.model.sources import find_source
+from esa.model.explaining import explained
+from esa.model.sources import find_source, pinned, source_hashes
 from esa.progress import Progress, Silent
 from esa.spec.sections import Model as ModelSection
-
-TOKEN_VARIABLE = "HF_TOKEN"
 
 
 @dataclass
@@ -46,15 +45,25 @@ class LoadedModel:
 def load_model(section: ModelSection, progress: Progress | None = None) -> LoadedModel:
     """Load the model that ``section`` names, put it on its device, and prove that it can be walked block by block.
 
+    Configuration, weights and tokenizer of a hub model are all taken from the one commit that ``pinned`` gives, from the
+    cache alone where the hub was not asked; ``facts`` says which commit, and what was asked for.
     Raises ModelError where the files are missing, gated, out of reach, not a causal language model, or need foreign code;
     SpecError where the configuration contradicts ``model.shape``.
     """
     progress = progress or Silent()
     device, why = choose_device(section.device)
-    progress.note(f"loading {section.id} as {section.dtype} on {device} ({why})")
-    source = find_source(section.id)
+    source, commit = find_source(section.id), pinned(section.id, section.revision)
+    named = section.id if commit is None else f"{section.id} ({commit.words()})"
+    progress.note(f"loading {named} as {section.dtype} on {device} ({why})")
+    if commit is None and section.revision is not None:
+        progress.warn(f"model.revision = '{section.revision}' is of the hub; {section.id} is local and has none")
     dtype = getattr(torch, section.dtype)
-    shared = {"revision": section.revision, "trust_remote_code": section.trust_remote_code, **source.arguments()}
+    shared = {
+        "revision": commit.sha if commit else None,
+        "local_files_only": commit is not None and commit.unasked is not None,
+        "trust_remote_code": section.trust_remote_code,
+        **source.arguments(),
+    }
     with quiet(), explained(section):
         model, report = transformers.AutoModelForCausalLM.from_pretrained(
             source.location,
@@ -71,9 +80,11 @@ def load_model(section: ModelSection, progress: Progress | None = None) -> Loade
         )
     if section.shape is not None:
         check_shape(section.shape, model.config)
-    revision = getattr(model.config, "_commit_hash", None) or section.revision
     loaded = prepare(model, tokenizer, section, device)
-    loaded.facts = {"id": section.id, "revision": revision, **loaded.facts, "device": str(device), "device_why": why}
+    origin = {"id": section.id, "revision": commit.sha if commit else None}
+    if commit is not None:
+        origin |= {"revision_asked": commit.asked, "without_hub": commit.unasked}
+    loaded.facts = {**origin, **loaded.facts, "device": str(device), "device_why": why}
     return loaded
 
 
@@ -105,6 +116,18 @@ def prepare(model: Any, tokenizer: Any, section: ModelSection, device: torch.dev
             "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         }
     return LoadedModel(model, tokenizer, BlockStack(model), describe(model), storage, device, facts)
+
+
+def model_inputs(section: ModelSection, loaded: LoadedModel | None = None) -> dict[str, str]:
+    """Return what identifies a step's model among its inputs: sha256 of local files, the commit of a hub model.
+
+    A model at hand is of the commit it was loaded from; one that was made in memory under a name of its own has nothing to
+    be identified by here, and is told apart by its fingerprint (``require_same_model``). Raises ModelError as ``pinned``.
+    """
+    if loaded is not None and not find_source(section.id).local:
+        commit = loaded.facts.get("revision")
+        return {"model": str(commit)} if commit else {}
+    return source_hashes(section.id, section.revision)
 
 
 def require_same_model(step: Step, loaded: LoadedModel | None) -> None:
@@ -192,62 +215,3 @@ def quiet() -> Iterator[None]:
         hub.setLevel(hub_level)
         if bars:
             transformers.logging.enable_progress_bar()
-
-
-@contextmanager
-def explained(section: ModelSection) -> Iterator[None]:
-    """Turn what the loading libraries raise over content into one ModelError that names the cause and the next action."""
-    try:
-        yield
-    except EsaError:
-        raise
-    except Exception as error:
-        names = {type(link).__name__ for link in _chain(error)}
-        text = str(error)
-        first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
-        quoted = f"'{section.id}'"
-        if "GatedRepoError" in names or "gated repo" in text:
-            raise ModelError(
-                f"{quoted} is gated: its owner asks you to accept a licence",
-                where="model.id",
-                hint=f"accept it on the model's page, then set {TOKEN_VARIABLE} to your access token",
-            ) from error
-        if names & {"RepositoryNotFoundError", "RevisionNotFoundError", "HFValidationError"}:
-            raise ModelError(
-                f"{quoted} is no local folder, and the hub knows no such model or revision",
-                where="model.id",
-                hint=f"check the spelling; a private model needs {TOKEN_VARIABLE}",
-            ) from error
-        if names & {"LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectError", "ConnectionError", "gaierror"}:
-            raise ModelError(
-                f"{quoted} is no local folder and the hub does not answer",
-                where="model.id",
-                hint="check the network, or give a local folder or .gguf file",
-            ) from error
-        if "Unrecognized configuration class" in text:
-            raise ModelError(f"{quoted} is not a causal language model", where="model.id") from error
-        if "custom code" in text or "trust_remote_code" in text:
-            raise ModelError(
-                f"{quoted} needs code from its own repository",
-                where="model.id",
-                hint="read that code, then set model.trust_remote_code = true",
-            ) from error
-        if "model.safetensors" in text:
-            raise ModelError(
-                f"{quoted} holds no model.safetensors",
-                where="model.id",
-                hint="esa opens no pickle (.bin, .pt): load the model elsewhere and save it again with save_pretrained",
-            ) from error
-        if "backend tokenizer" in text:
-            raise ModelError(f"{quoted} holds no tokenizer that can be read", where="model.id") from error
-        readers = type(error).__module__.split(".")[0] in ("struct", "safetensors", "gguf")
-        if readers or isinstance(error, OSError | ValueError | KeyError | RuntimeError):
-            raise ModelError(f"{quoted} cannot be loaded: {first}", where="model.id") from error
-        raise
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    link: BaseException | None = error
-    while link is not None:
-        yield link
-        link = link.__cause__ or link.__context__

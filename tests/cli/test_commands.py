@@ -16,7 +16,7 @@ def test_run_does_it_all(folder: Path, esa: Invoke) -> None:
     """`esa run` leaves finished steps and run.json, prints the tables on stderr and the report's path alone on stdout."""
     done = esa("run", "-s", "s.toml")
     assert done.exit_code == 0, done.stderr
-    assert Path(done.stdout.strip()).name == "report.md"
+    assert Path(done.stdout.strip()).name == "report.html"
     assert Path(done.stdout.strip()).exists()
     steps = json.loads((folder / "outputs/tiny/run.json").read_text())["steps"]
     assert list(steps) == ["score", "rank", "perturb", "overlap"]
@@ -171,11 +171,11 @@ def test_interruption_resumes(folder: Path, esa: Invoke, monkeypatch: pytest.Mon
     esa("run", "-s", "s.toml", "-q", "-o", "whole")
     original, calls = campaign.Campaign._evaluated, []
 
-    def interrupted(self: campaign.Campaign, changes: list[object]) -> object:
+    def interrupted(self: campaign.Campaign, changes: list[object], method: str) -> object:
         calls.append(1)
         if len(calls) == 30:
             raise KeyboardInterrupt
-        return original(self, changes)  # type: ignore[arg-type]
+        return original(self, changes, method)  # type: ignore[arg-type]
 
     monkeypatch.setattr(campaign.Campaign, "_evaluated", interrupted)
     stopped = esa("run", "-s", "s.toml", "-q")

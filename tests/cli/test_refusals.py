@@ -47,7 +47,7 @@ def test_verbose_keeps_the_exit_code(folder: Path, esa: Invoke) -> None:
     """-v shows where a content error was raised, and the exit code stays 3."""
     done = esa("score", "-s", "s.toml", "-v", "--set", "calibration.windows=9999")
     assert done.exit_code == 3
-    assert "esa: error: builtin:dev_small: is too short" in done.stderr
+    assert "esa: error: calibration.source: builtin:dev_small: is too short" in done.stderr
     assert "Traceback" in done.stderr
 
 

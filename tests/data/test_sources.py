@@ -1,4 +1,4 @@
-"""Where text comes from: the built-in corpora and files, and nothing else."""
+"""Where text comes from: the built-in corpora and files (datasets: ``test_dataset_texts``), and nothing else."""
 
 import hashlib
 from importlib.util import find_spec
@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from esa.data import CORPORA, read_source, source_hash
-from esa.data.windows import cut_windows
+from esa.data import CORPORA, check_source, read_source, source_hash
+from esa.data.cut import cut_windows
 from esa.errors import DataError
 from esa.spec.sections import Calibration
+from tests.conftest import make_tokenizer
 
 NUM_LINES = {"sentences": 10, "dev_small": 52}
 PROSE = ("prose", "prose_eval")
@@ -79,7 +80,7 @@ def real_tokenizer() -> Any:
 @pytest.mark.parametrize("name", PROSE)
 def test_prose_is_long_enough(name: str, real_tokenizer: Any) -> None:
     """Each body of prose gives at least 9,000 tokens of the demo model in windows of 256."""
-    windows, _ = cut_windows(Calibration(source=f"builtin:{name}", length=256), real_tokenizer)
+    windows = cut_windows(Calibration(source=f"builtin:{name}", length=256), real_tokenizer).ids
     assert len(windows) * 256 >= NEEDED_TOKENS
 
 
@@ -132,3 +133,23 @@ def test_a_file_is_read_and_hashed_as_it_is() -> None:
     assert source_hash("file:a b.txt") == hashlib.sha256("ü\n".encode()).hexdigest()
     with pytest.raises(DataError, match="no such file"):
         source_hash("file:nope.txt")
+
+
+def test_an_error_names_the_key_that_named_the_text() -> None:
+    """Where a spec key named the text, the error opens with it, once."""
+    for call in (source_hash, check_source):
+        with pytest.raises(DataError) as caught:
+            call("file:nope.txt", "eval.texts")
+        assert str(caught.value) == "eval.texts: file:nope.txt: no such file"
+    with pytest.raises(DataError) as caught:
+        cut_windows(Calibration(source="file:nope.txt"), make_tokenizer())
+    assert caught.value.where == "calibration.source: file:nope.txt"
+
+
+def test_a_check_reads_nothing() -> None:
+    """A check of a source asks whether its file is there, and leaves its content alone."""
+    Path("t.txt").write_bytes(b"\xff")
+    check_source("file:t.txt")
+    check_source("builtin:prose")
+    with pytest.raises(DataError, match="'prse' is not a built-in text"):
+        check_source("builtin:prse")

@@ -8,7 +8,7 @@ import pytest
 from tokenizers.processors import TemplateProcessing
 
 from esa.data import TokenWindows, calibration_windows, eval_windows
-from esa.data.windows import cut_windows
+from esa.data.cut import cut_windows
 from esa.errors import DataError
 from esa.progress import Silent
 from esa.spec.sections import Calibration, Eval
@@ -50,7 +50,8 @@ def section(text: str | None = None, **keys: Any) -> Calibration:
 
 def cut(text: str, tokenizer: Any = None, **keys: Any) -> tuple[list[tuple[int, ...]], bool]:
     """Return every window of a text and whether each opens with BOS."""
-    return cut_windows(section(text, **keys), tokenizer or make_tokenizer())
+    found = cut_windows(section(text, **keys), tokenizer or make_tokenizer())
+    return found.ids, found.bos
 
 
 def message(error: pytest.ExceptionInfo[DataError]) -> str:
@@ -101,7 +102,7 @@ def test_bos_needs_a_token() -> None:
     """bos = true with a tokenizer that has no BOS token is an error."""
     with pytest.raises(DataError) as caught:
         cut("abcdef", nameless_tokenizer(), length=3, bos=True)
-    assert message(caught) == "file:t.txt: bos = true, but the tokenizer has no BOS token"
+    assert message(caught) == "calibration.source: file:t.txt: bos = true, but the tokenizer has no BOS token"
 
 
 HUNDRED = "".join(f"{i:03d}!" for i in range(100))  # 100 windows of 4, all different
@@ -180,14 +181,15 @@ SHORT = [
 def test_a_text_too_short_says_how_much_it_holds(keys: dict[str, Any], what: str, sample: str) -> None:
     """A text of too few windows is an error with both numbers; no other text takes its place."""
     made = section("abcde\nabcde", sample=sample, **keys)
-    for call in (
-        lambda: calibration_windows(made, make_tokenizer(), (0,)),
-        lambda: eval_windows(made, make_tokenizer()),
-    ):
+    calls = {
+        "calibration.source": lambda: calibration_windows(made, make_tokenizer(), (0,)),
+        "eval.texts": lambda: eval_windows(made, make_tokenizer(), "eval.texts"),
+    }
+    for key, call in calls.items():
         with pytest.raises(DataError) as caught:
             call()
         assert message(caught) == (
-            f"file:t.txt: is too short: {what}\nhint: lower windows or length, or give a longer text"
+            f"{key}: file:t.txt: is too short: {what}\nhint: lower windows or length, or give a longer text"
         )
         assert caught.value.exit_code == 3
 
@@ -198,8 +200,7 @@ def test_windows_count_their_tokens() -> None:
         section("abcdef\nxyz", length=4, windows=2, packing="lines", sample="first"), make_tokenizer(), (0,)
     )[0]
     assert (windows.num_tokens, windows.num_predicted, windows.available) == (7, 5, 2)
-    decoded = [make_tokenizer().decode(list(window[1:])) for window in windows.ids]
-    assert windows.num_bytes == sum(len(text.encode()) for text in decoded) > 0
+    assert windows.num_bytes == len("bcd") + len("yz")
     assert windows.facts(seed=3) == {
         "seed": 3, "source": "file:t.txt", "packing": "lines", "length": 4, "bos": False, "windows": 2, "tokens": 7,
         "predicted_tokens": 5, "sha256": windows.sha256,

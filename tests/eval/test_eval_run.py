@@ -9,7 +9,7 @@ import torch
 
 import esa.eval
 from esa.artifact import read_manifest, read_table
-from esa.data import eval_windows
+from esa.data import eval_windows, source_hash
 from esa.errors import DataError
 from esa.spec import Spec
 from tests.conftest import VOCABULARY, load, tiny_spec
@@ -37,11 +37,13 @@ def test_eval_writes_what_it_measured(tmp_path: Path) -> None:
         assert row["value"] == row["intact"]
         assert (row["num_items"], row["num_tokens"], row["task"]) == (5, 75, "language_modeling")
         assert row["stderr"] > 0
+        assert (row["source"], row["length"], row["bos"]) == ("builtin:sentences", 16, False)
     parts = read_table(result.folder / "windows.csv", "windows/1").frame
     assert parts["window"].to_list() == list(range(5))
     assert parts["nll"].sum() / parts["num_tokens"].sum() == pytest.approx(found["nll"]["value"], rel=1e-12)
     assert parts["num_correct"].sum() / 75 == pytest.approx(found["accuracy"]["value"])
-    assert set(parts["case"]) == {esa.eval.INTACT}
+    assert set(parts["case"]) == {row["case"] for row in found.values()}
+    assert len(set(parts["case"])) == 1
 
 
 def test_eval_manifest(tmp_path: Path) -> None:
@@ -50,8 +52,9 @@ def test_eval_manifest(tmp_path: Path) -> None:
     manifest = read_manifest(result.folder)
     assert result.folder == tmp_path / "tiny" / f"eval-{manifest['run']}"
     assert manifest["kinds"] == {"eval.csv": "eval/1", "windows.csv": "windows/1"}
-    assert manifest["data"]["sha256"] == eval_windows(spec().eval, load("llama").tokenizer).sha256
-    assert manifest["outcome"] == "collapsed"  # an untrained model
+    windows = eval_windows(spec().eval, load("llama").tokenizer)
+    assert manifest["inputs"] == {"builtin:sentences": source_hash("builtin:sentences")}
+    assert manifest["data"] == [{**windows.facts(), "bytes": windows.num_bytes, "outcome": "collapsed"}]  # untrained
 
 
 def test_eval_is_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +62,7 @@ def test_eval_is_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     first = esa.eval.run(spec(), loaded=load("llama"), root=tmp_path)
     before = (first.folder / "eval.csv").read_bytes()
     monkeypatch.setattr(esa.eval.Evaluator, "measure", lambda _: pytest.fail("measured again"))
-    again = esa.eval.run(spec(), root=tmp_path)
+    again = esa.eval.run(spec(), loaded=load("llama"), root=tmp_path)
     assert (first.reused, again.reused) == (False, True)
     assert again.table.frame.equals(first.table.frame)
     monkeypatch.undo()
@@ -70,8 +73,9 @@ def test_eval_is_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_score_keys_do_not_change_the_eval_step() -> None:
     """Metrics, seeds and perturbations leave the evaluation's id; its windows change it."""
     other = tiny_spec(eval={"windows": 5, "length": 16}, score={"seeds": [4]}, perturb=[{"method": "zero"}])
-    assert esa.eval.eval_step(other).id == esa.eval.eval_step(spec()).id
-    assert esa.eval.eval_step(tiny_spec(eval={"windows": 6, "length": 16})).id != esa.eval.eval_step(spec()).id
+    more = tiny_spec(eval={"windows": 6, "length": 16})
+    ids = [esa.eval.eval_step(one, loaded=load("llama")).id for one in (spec(), other, more)]
+    assert (ids[0] == ids[1], ids[0] == ids[2]) == (True, False)
 
 
 def test_a_broken_model_gives_nulls(tmp_path: Path) -> None:
@@ -81,10 +85,11 @@ def test_a_broken_model_gives_nulls(tmp_path: Path) -> None:
         loaded.parameters()["model.layers.0.mlp.down_proj.weight"].fill_(float("nan"))
     result = esa.eval.run(spec(), loaded=loaded, root=tmp_path)
     assert result.table.frame["value"].null_count() == 4
+    assert result.nonfinite == [("builtin:sentences", 16)]
     parts = read_table(result.folder / "windows.csv", "windows/1").frame
     assert parts.select(pl.col("nll", "num_correct").null_count()).row(0) == (5, 5)
     assert parts["num_tokens"].to_list() == [15] * 5
-    assert read_manifest(result.folder)["outcome"] == "nonfinite"
+    assert read_manifest(result.folder)["data"][0]["outcome"] == "nonfinite"
 
 
 def test_a_uniform_model_is_called_so(tmp_path: Path) -> None:
@@ -94,7 +99,7 @@ def test_a_uniform_model_is_called_so(tmp_path: Path) -> None:
         loaded.parameters()["lm_head.weight"].zero_()
     result = esa.eval.run(spec(), loaded=loaded, root=tmp_path)
     assert result.table.frame["value"][0] == pytest.approx(math.log(VOCABULARY), rel=1e-6)
-    assert read_manifest(result.folder)["outcome"] == "uniform"
+    assert read_manifest(result.folder)["data"][0]["outcome"] == "uniform"
 
 
 def test_a_short_text_is_refused_before_anything_is_written(tmp_path: Path) -> None:

@@ -7,11 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 import torch
 import transformers
-from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import BertConfig, BertLMHeadModel, ViTConfig, ViTModel
@@ -58,6 +56,22 @@ def test_a_folder_is_loaded_and_said(folder_model: Path) -> None:
         "device_why": "named by model.device", "threads": 1, "accelerator": None,
     }  # fmt: skip
     assert notes == [f"loading {folder_model} as float32 on cpu (named by model.device)"]
+
+
+def test_a_nested_folder_of_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative path of several parts is a folder; its shards are all loaded, each counts in its hash, and none may lack."""
+    monkeypatch.chdir(tmp_path)
+    name = "runs/tuned/checkpoint-10"
+    build("llama").save_pretrained(tmp_path / name, max_shard_size="10KB")
+    make_tokenizer().save_pretrained(tmp_path / name)
+    assert load_model(model_section(name)).facts["fingerprint"] == fingerprint(build("llama"))
+    before = source_hashes(name)
+    shard = tmp_path / name / "model-00003-of-00004.safetensors"
+    data = shard.read_bytes()
+    shard.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert source_hashes(name) != before
+    shard.unlink()
+    assert refusal(name).startswith("model.id: '<it>' cannot be loaded: ")
 
 
 def test_loading_is_quiet(folder_model: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -245,7 +259,7 @@ def test_a_known_model_needs_no_foreign_code(folder_model: Path) -> None:
 
 
 def test_trust_is_passed_on(folder_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """model.trust_remote_code and model.revision reach both loaders, and safetensors alone is asked for."""
+    """model.trust_remote_code reaches the loader, safetensors alone are asked for, and a local folder has no revision."""
     seen: list[dict[str, Any]] = []
 
     def note(*_: Any, **keys: Any) -> Any:
@@ -253,57 +267,18 @@ def test_trust_is_passed_on(folder_model: Path, monkeypatch: pytest.MonkeyPatch)
         raise OSError("stop")
 
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", note)
-    refusal(folder_model, trust_remote_code=True, revision="abc")
+    refusal(folder_model, trust_remote_code=True)
     refusal(folder_model)
-    assert [(keys["trust_remote_code"], keys["revision"]) for keys in seen] == [(True, "abc"), (False, None)]
+    assert [(keys["trust_remote_code"], keys["revision"]) for keys in seen] == [(True, None), (False, None)]
     assert {keys["use_safetensors"] for keys in seen} == {True}
 
 
-def answer(code: int) -> httpx2.Response:
-    """Return an answer of the hub."""
-    return httpx2.Response(code, request=httpx2.Request("GET", "https://huggingface.co/owner/model"))
-
-
-def raised_from(error: Exception) -> Exception:
-    """Return the OSError that transformers raises from an error of the hub."""
-    outer = OSError("There was a specific connection error when trying to load owner/model")
-    outer.__cause__ = error
-    return outer
-
-
-GATED = (
-    "model.id: '<it>' is gated: its owner asks you to accept a licence\n"
-    "hint: accept it on the model's page, then set HF_TOKEN to your access token"
-)
-UNKNOWN = (
-    "model.id: '<it>' is no local folder, and the hub knows no such model or revision\n"
-    "hint: check the spelling; a private model needs HF_TOKEN"
-)
-OFFLINE = (
-    "model.id: '<it>' is no local folder and the hub does not answer\n"
-    "hint: check the network, or give a local folder or .gguf file"
-)
-HUB = {
-    "gated": (lambda: GatedRepoError("403", response=answer(403)), GATED),
-    "gated, through transformers": (lambda: raised_from(GatedRepoError("403", response=answer(403))), GATED),
-    "gated, in words": (lambda: OSError("You are trying to access a gated repo.\nMake sure to have access"), GATED),
-    "unknown": (lambda: raised_from(RepositoryNotFoundError("404", response=answer(404))), UNKNOWN),
-    "offline": (lambda: LocalEntryNotFoundError("no entry"), OFFLINE),
-    "offline, through transformers": (lambda: raised_from(LocalEntryNotFoundError("no entry")), OFFLINE),
-    "no network": (lambda: raised_from(httpx2.ConnectError("no route")), OFFLINE),
-}
-
-
-@pytest.mark.parametrize("case", HUB)
-def test_the_hub_s_refusals_say_what_to_do(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A gated model, an unknown one, and a hub that does not answer are told apart, each with the next action."""
-    make, text = HUB[case]
-
-    def refuse(*_: Any, **__: Any) -> None:
-        raise make()
-
-    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", refuse)
-    assert refusal("owner/model") == text
+def test_a_revision_of_a_local_model_is_a_warning(folder_model: Path) -> None:
+    """model.revision names nothing in a folder: it changes nothing, and a warning says so."""
+    progress = Silent()
+    loaded = load_model(model_section(folder_model, revision="v1"), progress)
+    assert progress.warnings == [f"model.revision = 'v1' is of the hub; {folder_model} is local and has none"]
+    assert loaded.facts["revision"] is None
 
 
 def test_a_bug_is_not_explained_away(folder_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -447,7 +422,7 @@ def test_experts_run_one_by_one() -> None:
 
 
 def test_a_folder_s_hash_follows_its_files(folder_model: Path) -> None:
-    """A local model is identified by the bytes and names of its files, hidden ones left out; a hub id by nothing here."""
+    """A local model is identified by the bytes and names of its files, hidden ones left out."""
     first = source_hashes(str(folder_model))
     assert set(first) == {"model"}
     (folder_model / ".cache").write_text("x", encoding="utf-8")
@@ -459,7 +434,6 @@ def test_a_folder_s_hash_follows_its_files(folder_model: Path) -> None:
     second = source_hashes(str(folder_model))
     (folder_model / "tokenizer.json").rename(folder_model / "other.json")
     assert len({hashes["model"] for hashes in (first, second, source_hashes(str(folder_model)))}) == 3
-    assert source_hashes("owner/model") == {}
 
 
 def test_a_gguf_s_hash_is_the_file_s(tmp_path: Path) -> None:

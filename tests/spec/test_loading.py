@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from esa import registry
 from esa.errors import SpecError
 from esa.spec import Spec, dump_spec, load_spec, load_sweep, spec_from_dict
 from esa.spec.loading import apply_overrides, parse_override
 
 SPECS = Path(__file__).resolve().parents[2] / "specs"
 BASE = 'name = "x"\n[model]\nid = "m"\n'
-METHODS = "bit_flip, gauss_noise, mean, scale, sign_flip, zero"
-METRICS = "act_mag, fisher_obd, grad_squared, grad_x_weight, hutchinson_diag, magnitude, obd, wanda"
+METHODS = ", ".join(sorted(registry.METHODS))
+METRICS = ", ".join(sorted(registry.METRICS))
 
 
 @pytest.fixture(autouse=True)
@@ -83,11 +84,12 @@ def test_every_problem_is_reported_at_once() -> None:
         "s.toml:1: nam: unknown key (did you mean 'name'?); allowed: calibration, eval, model, name, overlap, perturb,"
         " question, rank, score, extends, sweep",
         "s.toml:3: model.id: input should be a valid string, not 3",
-        "s.toml:4: model.dtpye: unknown key (did you mean 'dtype'?); allowed: compute, device, dtype, id, quantization,"
-        " revision, shape, trust_remote_code",
+        "s.toml:4: model.dtpye: unknown key (did you mean 'dtype'?); allowed: compute, device, dtype, id, memory_budget,"
+        " quantization, revision, shape, trust_remote_code",
         "s.toml:6: calibration.windows: input should be a valid integer, not '8'",
         "s.toml:7: calibration.bos: 1 is not allowed; allowed: true, false, 'auto'",
-        "s.toml:8: calibration.source: 'wiki' is not a text source; allowed: builtin:NAME, file:PATH",
+        "s.toml:8: calibration.source: 'wiki' is not a text source; allowed: builtin:NAME, file:PATH,"
+        " hf:DATASET[/CONFIG][@REVISION]:SPLIT[:FIELD]",
         f"s.toml:10: score.metrics.0: 'hutchinson' is not a metric (did you mean 'hutchinson_diag'?); known: {METRICS}",
         "s.toml:11: score.seeds: names a value twice: [0, 0]",
         "s.toml:12: score.keep: input should be a valid integer, not True",
@@ -281,8 +283,8 @@ BAD_OVERRIDES = [
     ("score=3", "--set score=3: score: input should be a table, not 3"),
     (
         'score.metics=["obd"]',
-        "--set score.metics=[\"obd\"]: score.metics: unknown key (did you mean 'metrics'?); allowed: exclude, include,"
-        " keep, metrics, probes, seeds",
+        "--set score.metics=[\"obd\"]: score.metics: unknown key (did you mean 'metrics'?); allowed: dense, exclude,"
+        " include, keep, metrics, peak_ratio, probe_groups, probes, reduction, resamples, rounds, seeds",
     ),
     ("perturb=3", "--set perturb=3: perturb: input should be a list, not 3"),
     ("perturb.0=3", "--set perturb.0=3: 'perturb.0' names a list of tables; name one of its keys"),
