@@ -1,4 +1,4 @@
-# esa: make demo | test | test-all | check | help
+# esa: make demo | test | test-browser | test-all | check | help
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -15,10 +15,10 @@ else
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test test-all check clean
+.PHONY: help demo install test test-browser test-all check clean
 
 help:  ## show this
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.installed: pyproject.toml requirements.txt
 	$(MAKE_VENV)
@@ -34,6 +34,13 @@ demo: install  ## find the super weights of a real language model: under 5 minut
 
 test: install  ## run the tests: under 5 minutes on 2 cores
 	$(BIN)/python -m pytest --durations=5
+
+# Where chromium is a snap's stub, ESA_CHROMIUM names another binary.
+test-browser: install  ## open the report in a headless Chromium, installed with apt-get where there is none
+	@test -n "$$ESA_CHROMIUM" || command -v chromium >/dev/null || command -v chromium-browser >/dev/null \
+	  || command -v google-chrome >/dev/null || { S=; [ "$$(id -u)" = 0 ] || S=sudo; \
+	  $$S apt-get update -q && $$S apt-get install -y -q --no-install-recommends chromium fonts-liberation; }
+	$(BIN)/python -m pytest -m browser --durations=5
 
 test-all: install  ## run every test, the slow ones too
 	$(BIN)/python -m pytest -m "" --durations=15

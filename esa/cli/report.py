@@ -1,4 +1,4 @@
-"""``esa report``: write a run up from its artifacts."""
+"""``esa report``: write a run up from its artifacts, or several side by side."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +13,10 @@ from esa.errors import EsaError
 @handled
 def command(
     sources: Annotated[
-        list[Path], typer.Argument(help="A run's folder, or its step folders.", metavar="RUN", show_default=False)
+        list[Path],
+        typer.Argument(
+            help="A run's folder, or its step folders; several runs: side by side.", metavar="RUN", show_default=False
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder of the report.", rich_help_panel=options.OUTPUT)
@@ -26,18 +29,22 @@ def command(
     version: options.Version = False,
     threads: options.Threads = None,
 ) -> None:
-    """Write a Markdown report with its charts (PNG and SVG) and their data, from artifacts alone.
+    """Write runs up from artifacts alone: one HTML page, Markdown, charts (PNG and SVG) and their data.
 
-    Prints the path of report.md on stdout.
+    Prints the path of report.html on stdout: a single file with live charts that asks for no network. report.md,
+    figures/ and data/ lie beside it. Each run folder is a run; step folders belong to the run that they were made
+    from. Several runs stand side by side on one page, in the order given: what differs between them, what compares,
+    and every verdict, table and chart by run.
 
-    Example: `esa report outputs/smollm2_quickstart`
+    Example: `esa report outputs/smollm2_quickstart`; `esa report outputs/a outputs/b`
     """
     from esa import report
 
     if str(out) == "-":
         raise EsaError("a report is a folder; - is no folder", where="--out")
     if dry_run:
-        typer.echo(f"# reads {', '.join(map(str, sources))}; loads no model; writes {out or 'reports/<name>-<id>'}/")
+        lines, folder = report.plan(sources, out=out)
+        typer.echo("\n".join([*(f"# reads {line}" for line in lines), f"# loads no model; writes {folder}/"]))
         return
     progress = begin(quiet=quiet, verbose=verbose, threads=threads)
     with progress.closing():

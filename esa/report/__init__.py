@@ -1,20 +1,28 @@
-"""Write a run up from its artifacts: Markdown, charts as PNG and SVG, and the charts' data."""
+"""Write runs up from their artifacts: one HTML page and Markdown, charts as PNG and SVG, and the charts' data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from esa.artifact import marking_failures
 from esa.progress import Progress, Silent
 
-__all__ = ["REPORTS", "ReportResult", "run"]
+if TYPE_CHECKING:
+    from esa.artifact import Step
+    from esa.report.comparison import Comparison
+    from esa.report.gather import Gathered
+    from esa.report.page import Content
+
+__all__ = ["REPORTS", "ReportResult", "plan", "run"]
 
 REPORTS = Path("reports")
-PAGE = "report.md"
+PAGE, TEXT = "report.html", "report.md"
 
 
 @dataclass(frozen=True)
 class ReportResult:
-    """A written report: the path of ``report.md``, its folder, its text, and whether it was there before."""
+    """A written report: the path of ``report.html``, its folder, its text as Markdown, and whether it was there before."""
 
     path: Path
     folder: Path
@@ -22,6 +30,7 @@ class ReportResult:
     reused: bool = False
 
 
+@marking_failures()
 def run(
     sources: Sequence[str | Path],
     *,
@@ -30,38 +39,77 @@ def run(
     force: bool = False,
     progress: Progress | None = None,
 ) -> ReportResult:
-    """Write the report of a run folder, or of any subset of its step folders, and return it.
+    """Write the report of a run, or of several side by side, and return it.
 
-    The folder is ``out``, else ``root/<name>-<id>``: ``report.md``, ``figures/*.png`` and ``*.svg``, ``data/*.csv`` and, last,
-    ``manifest.json``. A complete one is reused unless ``force``. Nothing but the artifacts is read: the same ones give the
-    same ``report.md``, byte for byte. Cost: about a second per figure; no torch, no network.
+    ``sources``: run folders, or any subset of their step folders; :func:`esa.report.grouping.group` tells which runs they
+    are. The folder is ``out``, else ``root/<name>-<id>``, of several runs ``root/<name>+<name>-<id>``: ``report.html``
+    (one file that holds everything), ``report.md``, ``figures/*.png`` and ``*.svg``, ``data/*.csv`` and, last,
+    ``manifest.json``. A complete one is reused unless ``force``. Nothing but the artifacts is read: the same ones, in the
+    same order, give the same pages, byte for byte. Cost: a second, and a third of a second per figure; no torch, no network.
     Raises ArtifactError for sources that are no finished steps, or whose tables are not what their manifests vouch for.
     """
-    from esa.artifact import Step
-    from esa.report.gather import gather
-
     progress = progress or Silent()
-    found = gather(sources)
+    found, step = _opened(sources, out, root)
+    path, text_path = step.folder / PAGE, step.folder / TEXT
+    if not force and step.complete and path.exists():  # a report of an esa that knew no page is written again
+        progress.note(f"report: {step.folder} is complete")
+        return ReportResult(path, step.folder, text_path.read_text(encoding="utf-8"), reused=True)
+    for text in found.warnings:
+        progress.warn(text)
+    return _write(step, found, _content(found), progress)
+
+
+def plan(sources: Sequence[str | Path], *, out: Path | None = None, root: Path = REPORTS) -> tuple[list[str], Path]:
+    """Return what :func:`run` would do, and touch nothing: a line per run with the steps it reads, and the report's folder.
+
+    Raises what :func:`run` raises for its sources.
+    """
+    found, step = _opened(sources, out, root)
+    return found.lines, step.folder
+
+
+def _opened(sources: Sequence[str | Path], out: Path | None, root: Path) -> tuple["Gathered | Comparison", "Step"]:
+    from esa.artifact import Step
+    from esa.report.comparison import Comparison
+    from esa.report.grouping import group
+
+    grouped = group(sources)
+    found = grouped.runs[0] if len(grouped.runs) == 1 and not grouped.between else Comparison(grouped)
     step = Step("report", found.spec, found.inputs)
     step.folder = out if out is not None else root / f"{found.name}-{step.id}"
-    path = step.folder / PAGE
-    if not force and step.complete:
-        progress.note(f"report: {step.folder} is complete")
-        return ReportResult(path, step.folder, path.read_text(encoding="utf-8"), reused=True)
+    return found, step
+
+
+def _content(found: "Gathered | Comparison") -> "Content":
+    """Return the page: what one run was found to hold, or how several compare."""
+    from esa.report.gather import Gathered
+
+    if isinstance(found, Gathered):
+        from esa.report.page import content
+
+        return content(found)
+    from esa.report.compare_page import compared
+
+    return compared(found)
+
+
+def _write(step: "Step", found: "Gathered | Comparison", content: "Content", progress: Progress) -> ReportResult:
+    """Write every file of a report, its manifest last."""
+    import tomli_w
 
     from esa.artifact import replacing, write_text
-    from esa.report.figures import figures
+    from esa.report.html import html_page
     from esa.report.page import page
     from esa.report.theme import render
 
-    for text in found.warnings:
-        progress.warn(text)
-    drawn = list(figures(found))
-    step.begin(force=force)
-    kinds = {PAGE: "markdown"}
-    progress.start("figures", len(drawn))
-    for figure in drawn:
+    step.begin(force=True)  # one that another process finished meanwhile is written again: it is seconds of work
+    if "spec" in found.recorded:  # several runs have a spec each
+        write_text(step.folder / "spec.toml", f"# report-{step.id}\n{tomli_w.dumps(found.recorded['spec'])}")
+    kinds, pictures = {PAGE: "html", TEXT: "markdown"}, {}
+    progress.start("figures", len(content.figures))
+    for figure in content.figures:
         png, svg = render(figure.chart)
+        pictures[figure.name] = svg
         with replacing(step.folder / f"figures/{figure.name}.png") as temporary:
             temporary.write_bytes(png)
         write_text(step.folder / f"figures/{figure.name}.svg", svg)
@@ -70,7 +118,12 @@ def run(
         kinds[f"data/{figure.name}.csv"] = "figure data"
         progress.advance()
     progress.finish()
-    text = page(found, drawn)
-    write_text(path, text)
-    step.finish(tables=kinds, warnings=found.warnings)
-    return ReportResult(path, step.folder, text)
+    head = content.head
+    text = page(head.name, head.question, head.note, content.sections)
+    write_text(step.folder / TEXT, text)
+    write_text(
+        step.folder / PAGE,
+        html_page(head, content.sections, pictures, generator=content.generator, styles=content.styles),
+    )
+    step.finish(tables=kinds, warnings=found.warnings, **found.recorded)
+    return ReportResult(step.folder / PAGE, step.folder, text)

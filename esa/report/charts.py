@@ -1,5 +1,6 @@
 """What damage and agreement look like: a frame in, a chart out."""
 
+import json
 import math
 import re
 import textwrap
@@ -9,39 +10,56 @@ import altair as alt
 import polars as pl
 
 from esa.report.frames import log_ticks
+from esa.report.interactive import faded, tips
 from esa.report.markdown import number
-from esa.report.theme import GROUPS, PALETTE, SHADES, TYPE
+from esa.report.theme import GROUPS, PALETTE, SHADES, TYPE, WIDTH, one_line
 
-_CROSS = "M-.9,-.9L.9,.9M-.9,.9L.9,-.9"
+CROSS = "M-.9,-.9L.9,.9M-.9,.9L.9,-.9"
+_TIPS: dict[str, Any] = {
+    "metric": ("metric", str), "group": ("group", str), "k": ("k", number), "seed": ("seed", str), "draw": ("draw", str),
+    "repeat": ("repeat", str), "weight": ("target", str), "perplexity": ("ppl", number), "over intact": ("ratio", number),
+    "outcome": ("outcome", str),
+}  # fmt: skip
+_SINGLE_TIPS: dict[str, Any] = {
+    "weight": ("target", str), "value": ("weight", number), "listed by": ("metrics", str), "group": ("group", str),
+    "perplexity": ("ppl", number), "over intact": ("ratio", number), "delta NLL": ("delta_nll", number),
+    "outcome": ("outcome", str),
+}  # fmt: skip
+_PAIR_TIPS: dict[str, Any] = {
+    "list": ("a", str), "and list": ("b", str), "Jaccard": ("jaccard", number), "shared": ("shared", number),
+}  # fmt: skip
 
 
-def damage_chart(points: pl.DataFrame, effect: str, *, alone: bool = False) -> alt.ConcatChart:
-    """Show the perplexity over the intact one by k and group, a panel per metric, a mark per case.
+def damage_chart(points: pl.DataFrame, effect: str, by: str = "metric") -> alt.ConcatChart:
+    """Show the perplexity over the intact one by k and group, a panel per ``metric`` or ``run``, a mark per case.
 
-    ``effect`` names what was done. A case without a perplexity is a cross above the panel. ``alone``: the cases are single
-    weights, one at a time.
+    ``effect`` names what was done. All panels share one scale. A case without a perplexity is a cross above the panel.
     """
-    metrics = points["metric"].unique(maintain_order=True).to_list()
+    titles = points[by].unique(maintain_order=True).to_list()
     broken = points["ratio"].null_count() > 0
     panels = [
-        _damage_panel(points, metric, left=n % 2 == 0, single=len(metrics) == 1) for n, metric in enumerate(metrics)
+        _damage_panel(points, by, title, left=n % 2 == 0, single=len(titles) == 1) for n, title in enumerate(titles)
     ]
-    subtitle = ["dashed: intact; a mark per single weight" if alone else "dashed: intact; a mark per draw or repeat"]
+    subtitle = ["dashed: intact; a mark per draw or repeat"]
     if broken:
         subtitle.append("cross above the panel: no finite perplexity")
-    how = "weights one at a time" if alone else "k weights together"
-    long = len(effect) + len(how) > 44
-    what = [*textwrap.wrap(f"{effect}:", 46), how] if long else [f"{effect}: {how}"]
     return alt.concat(*panels, columns=2, spacing={"row": 10, "column": 12}).properties(
-        title=alt.Title(what, subtitle=subtitle, frame="bounds")
+        title=alt.Title(_heading(effect, "k weights together"), subtitle=subtitle, frame="bounds")
     )
 
 
-def _damage_panel(points: pl.DataFrame, metric: str, *, left: bool, single: bool) -> alt.LayerChart:
-    rows = points.filter(pl.col("metric") == metric).with_columns(pl.col("k").cast(pl.String))
-    found = points["group"].drop_nulls().unique().to_list()
-    groups = [name for name in GROUPS if name in found] + sorted(set(found) - set(GROUPS))
-    looks = [GROUPS.get(name, ("ink", "cross")) for name in groups]
+def _heading(effect: str, how: str) -> list[str]:
+    long = len(effect) + len(how) > 44
+    return [*textwrap.wrap(f"{effect}:", 46), how] if long else [f"{effect}: {how}"]
+
+
+def _damage_panel(points: pl.DataFrame, by: str, title: str, *, left: bool, single: bool) -> alt.LayerChart:
+    lines = {"run": ("label", str), **_TIPS} if by == "run" else _TIPS
+    rows, tooltip = tips(points.filter(pl.col(by) == title), lines)
+    rows = rows.select("k", "group", "ratio", pl.selectors.starts_with("tip_")).with_columns(
+        pl.col("k").cast(pl.String)
+    )
+    groups, color, shape = _group_look(points)
     low, high = ratio_domain(points["ratio"])
     ticks = log_ticks(low, high, 7)
     ks = [str(k) for k in sorted(points["k"].drop_nulls().unique().to_list())]
@@ -53,6 +71,30 @@ def _damage_panel(points: pl.DataFrame, metric: str, *, left: bool, single: bool
         scale=alt.Scale(type="log", domain=[low, high], nice=False),
         axis=alt.Axis(values=ticks, labels=left, labelExpr=axis_labels(ticks), domain=False, ticks=False),
     )
+    intact = alt.Chart(pl.DataFrame({"ratio": [1.0]})).mark_rule(color=PALETTE["ink"], strokeDash=[4, 3], strokeWidth=1)
+    marks = (
+        alt.Chart(rows.filter(pl.col("ratio").is_not_null()))
+        .mark_point(filled=True, size=46, stroke="white", strokeWidth=0.5)
+        .encode(x=x, xOffset=offset, y=y, color=color, shape=shape, opacity=faded(0.75), tooltip=tooltip)
+    )
+    layers: list[alt.Chart] = [intact.encode(y=y), marks]
+    layers.append(panel_title(title, above=20 if points["ratio"].null_count() else 7))
+    broken = rows.filter(pl.col("ratio").is_null())
+    if broken.height:
+        cross = alt.Chart(broken).mark_point(shape=CROSS, size=40, strokeWidth=1.8, filled=False)
+        place = {"x": x, "xOffset": offset, "y": alt.value(-7)}
+        layers.append(cross.encode(**place, color=color, opacity=faded(1), tooltip=tooltip))
+    return alt.LayerChart(layer=layers).properties(
+        width=300 if single else 145,
+        height=170 if single else 140,
+    )
+
+
+def _group_look(points: pl.DataFrame) -> tuple[list[str], alt.Color, alt.Shape]:
+    """Return the groups in their order, and the colour and shape that each has in every figure."""
+    found = points["group"].drop_nulls().unique().to_list()
+    groups = [name for name in GROUPS if name in found] + sorted(set(found) - set(GROUPS))
+    looks = [GROUPS.get(name, ("ink", "cross")) for name in groups]
     color = alt.Color(
         "group:N",
         title=None,
@@ -60,25 +102,52 @@ def _damage_panel(points: pl.DataFrame, metric: str, *, left: bool, single: bool
         legend=alt.Legend(orient="bottom", direction="horizontal", symbolOpacity=1, columns=4),
     )
     shape = alt.Shape("group:N", title=None, scale=alt.Scale(domain=groups, range=[form for _, form in looks]))
+    return groups, color, shape
+
+
+def single_chart(weights: pl.DataFrame, effect: str) -> alt.LayerChart:
+    """Show the perplexity over the intact one of single weights, each changed alone: a line per weight, as they come.
+
+    ``weights``: see :func:`esa.report.frames.single_weights`. A weight without a perplexity is a cross at the right edge.
+    """
+    rows, tooltip = tips(weights, _SINGLE_TIPS)
+    low, high = ratio_domain(rows["ratio"])
+    ticks = log_ticks(low, high, 5)
+    labels = dict(weights.select("target", "label").iter_rows())
+    longest = max(map(len, labels.values()))
+    room = min(round(6.3 * longest), 190)
+    names = " : ".join(
+        f"datum.value === {json.dumps(one_line(key))} ? {json.dumps(one_line(text))}" for key, text in labels.items()
+    )
+    axis = alt.Axis(labelExpr=f"{names} : ''", labelLimit=190, domain=False, ticks=False, grid=True, gridDash=[1, 3])
+    y = alt.Y("target:N", sort=list(labels), title=None, axis=axis)
+    x = alt.X(
+        "ratio:Q",
+        title="perplexity over intact (ratio)",
+        scale=alt.Scale(type="log", domain=[low, high], nice=False),
+        axis=alt.Axis(values=ticks, labelExpr=axis_labels(ticks), domain=False, ticks=False),
+    )
+    _, color, shape = _group_look(rows)
     intact = alt.Chart(pl.DataFrame({"ratio": [1.0]})).mark_rule(color=PALETTE["ink"], strokeDash=[4, 3], strokeWidth=1)
+    look = {"color": color, "tooltip": tooltip}
     marks = (
         alt.Chart(rows.filter(pl.col("ratio").is_not_null()))
-        .mark_point(filled=True, size=46, opacity=0.75, stroke="white", strokeWidth=0.5)
-        .encode(x=x, xOffset=offset, y=y, color=color, shape=shape)
+        .mark_point(filled=True, size=60, stroke="white", strokeWidth=0.5)
+        .encode(x=x, y=y, shape=shape, opacity=faded(0.9), **look)
     )
-    layers: list[alt.Chart] = [intact.encode(y=y), marks]
-    layers.append(panel_title(metric, above=20 if points["ratio"].null_count() else 7))
+    layers: list[alt.Chart] = [intact.encode(x=x), marks]
+    width = WIDTH - 16 - room
+    subtitle = ["dashed: intact; block, component, row and column"]
     broken = rows.filter(pl.col("ratio").is_null())
     if broken.height:
-        cross = alt.Chart(broken).mark_point(shape=_CROSS, size=40, strokeWidth=1.8, filled=False, opacity=1)
-        layers.append(cross.encode(x=x, xOffset=offset, y=alt.value(-7), color=color))
-    return alt.LayerChart(layer=layers).properties(
-        width=300 if single else 145,
-        height=170 if single else 140,
-    )
+        subtitle.append("cross at the right edge: no finite perplexity")
+        cross = alt.Chart(broken).mark_point(shape=CROSS, size=40, strokeWidth=1.8, filled=False)
+        layers.append(cross.encode(x=alt.value(width - 6), y=y, opacity=faded(1), **look))
+    title = alt.Title(_heading(effect, "weights one at a time"), subtitle=subtitle, frame="bounds")
+    return alt.LayerChart(layer=layers).properties(width=width, height=17 * len(labels), title=title)
 
 
-def heat_map(matrix: pl.DataFrame) -> alt.LayerChart:
+def heat_map(matrix: pl.DataFrame, subtitle: str | list[str] = "by metric and seed") -> alt.LayerChart:
     """Show the Jaccard index of every two lists of top weights, with its value where the cells can hold it."""
     names = matrix["a"].unique(maintain_order=True).to_list()
     cell = min(46.0, 260 / len(names))
@@ -92,7 +161,14 @@ def heat_map(matrix: pl.DataFrame) -> alt.LayerChart:
         axis |= {"values": middles, "labelExpr": "replace(datum.label, / [0-9]+$/, '')"}
     x = alt.X("b:N", sort=names, title=None, axis=alt.Axis(labelAngle=-50, **axis))
     y = alt.Y("a:N", sort=names, title=None, axis=alt.Axis(**axis))
-    base = alt.Chart(matrix)
+    lines: dict[str, Any] = {
+        "list": ("a", str),
+        "and list": ("b", str),
+        "Jaccard": ("jaccard", number),
+        "shared": ("shared", number),
+    }
+    rows, tooltip = tips(matrix, lines)
+    base = alt.Chart(rows).encode(tooltip=tooltip)
     legend = alt.Legend(orient="bottom", gradientLength=160, gradientThickness=10, values=[0, 0.5, 1])
     squares = base.mark_rect(stroke="white", strokeWidth=1 if cell > TYPE else 0.3).encode(
         x=x,
@@ -110,16 +186,15 @@ def heat_map(matrix: pl.DataFrame) -> alt.LayerChart:
         ink = alt.condition("datum.jaccard > 0.58", alt.value("#ffffff"), alt.value(PALETTE["ink"]))
         text = base.mark_text(fontSize=TYPE).transform_calculate(shown=shown)
         layers.append(text.encode(x=x, y=y, text="shown:N", color=ink))
-    title = alt.Title(
-        f"Agreement of the top {number(matrix['k'][0])} weights", subtitle="by metric and seed", frame="bounds"
-    )
+    title = alt.Title(f"Agreement of the top {number(matrix['k'][0])} weights", subtitle=subtitle, frame="bounds")
     return alt.LayerChart(layer=layers).properties(width=side, height=side, title=title)
 
 
 def panel_title(text: str, above: float = 7) -> alt.Chart:
     """Return a panel's title as a mark: a real title moves up with whatever else the panel holds, and rows of panels split."""
-    mark = alt.Chart(pl.DataFrame({"text": [text]})).mark_text(align="left", baseline="bottom", fontWeight="bold")
-    title: alt.Chart = mark.encode(x=alt.value(0), y=alt.value(-above), text="text:N")
+    mark = alt.Chart(pl.DataFrame({"text": [text]})).mark_text(align="left", baseline="alphabetic", fontWeight="bold")
+    # A baseline of letters, not of the line's box: boxes differ with the font that a reader has.
+    title: alt.Chart = mark.encode(x=alt.value(0), y=alt.value(-above - 3), text="text:N")
     return title
 
 

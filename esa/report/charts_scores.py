@@ -1,13 +1,16 @@
 """What the scores look like: their distribution with its tail, and where in the model they lie."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import altair as alt
 import polars as pl
 
 from esa.report.charts import axis_labels, panel_title
 from esa.report.frames import log_ticks
-from esa.report.markdown import number
+from esa.report.interactive import faded, tips
+from esa.report.markdown import number, percent
 from esa.report.theme import PALETTE
 
 COMPONENTS = (
@@ -52,10 +55,12 @@ def _distribution_panel(rows: pl.DataFrame, cuts: pl.DataFrame, metric: str, las
         scale=alt.Scale(type="log", domain=[0.7, top], nice=False),
         axis=alt.Axis(values=y_ticks, labelExpr=axis_labels(y_ticks), domain=False, ticks=False),
     )
+    lines = {"score from": ("low", number), "to": ("high", number), "weights": ("count", number)}
+    told, tooltip = tips(rows, lines)
     bars = (
-        alt.Chart(rows.with_columns(pl.lit(0.7).alias("floor")))
+        alt.Chart(told.drop("metric").with_columns(pl.lit(0.7).alias("floor")))
         .mark_rect(color=PALETTE["sky"], stroke=PALETTE["blue"], strokeWidth=0.4)
-        .encode(x=x, x2="high", y=y, y2="floor")
+        .encode(x=x, x2="high", y=y, y2="floor", tooltip=tooltip)
     )
     layers: list[alt.Chart] = [bars]
     layers += [*_cut_marks(cuts, low, high), panel_title(metric)]
@@ -70,7 +75,9 @@ def _cut_marks(cuts: pl.DataFrame, low: float, high: float) -> list[alt.Chart]:
         at = PANEL * math.log(score / low) / math.log(high / low)
         line = line + 1 if at - 7 * len(number(k)) - 6 < before else 0
         before, top = at, -13 * line
-        base = alt.Chart(pl.DataFrame({"score": [score], "k": [number(k)]})).encode(x=alt.X("score:Q"))
+        row = pl.DataFrame({"score": [score], "k": [number(k)]})
+        told, tooltip = tips(row, {"rank": ("k", str), "score": ("score", number)})
+        base = alt.Chart(told).encode(x=alt.X("score:Q"), tooltip=tooltip)
         rule = base.mark_rule(color=PALETTE["red"], strokeWidth=1.1)
         layers.append(rule.encode(y=alt.value(top), y2=alt.value(HEIGHT)))
         text = base.mark_text(color=PALETTE["red"], align="right", baseline="top", dx=-3)
@@ -90,9 +97,10 @@ def component_chart(shares: pl.DataFrame) -> alt.ConcatChart:
         left = place % 2 == 0
         y = alt.Y("component:N", sort=order, title=None, axis=alt.Axis(domain=False, ticks=False, labels=left))
         x = alt.X("score_share:Q", title="share (%)", scale=_linear(high), axis=_share_axis())
-        bars = _look(alt.Chart(rows).mark_bar(height={"band": 0.72}, opacity=1), _SHARE).encode(x=x, y=y)
-        tick = alt.Chart(rows).mark_tick(thickness=2, height={"band": 0.9}, orient="vertical", opacity=1)
-        ticks = _look(tick, _WEIGHTS).encode(x=alt.X("weight_share:Q", scale=_linear(high)), y=y)
+        told, tooltip = tips(rows, _tips("component"))
+        bars = _look(alt.Chart(told).mark_bar(height={"band": 0.72}), _SHARE).encode(x=x, y=y, tooltip=tooltip)
+        tick = alt.Chart(told).mark_tick(thickness=2, height={"band": 0.9}, orient="vertical")
+        ticks = _look(tick, _WEIGHTS).encode(x=alt.X("weight_share:Q", scale=_linear(high)), y=y, tooltip=tooltip)
         panels.append(
             alt.LayerChart(layer=[bars, ticks, panel_title(metric)]).properties(
                 width=285 if len(metrics) == 1 else 138,
@@ -122,9 +130,10 @@ def depth_chart(shares: pl.DataFrame) -> alt.VConcatChart:
             axis=alt.Axis(values=list(range(0, num_blocks, step)), labelAngle=0, labels=last, ticks=last),
         )
         y = alt.Y("score_share:Q", title="share (%)", scale=_linear(high), axis=_share_axis())
-        bars = _look(alt.Chart(rows).mark_bar(opacity=1), _SHARE).encode(x=x, y=y)
-        tick = alt.Chart(rows).mark_tick(thickness=2, width={"band": 1.0}, orient="horizontal", opacity=1)
-        ticks = _look(tick, _WEIGHTS).encode(x=x, y=alt.Y("weight_share:Q", scale=_linear(high)))
+        told, tooltip = tips(rows, _tips("block"))
+        bars = _look(alt.Chart(told).mark_bar(), _SHARE).encode(x=x, y=y, tooltip=tooltip)
+        tick = alt.Chart(told).mark_tick(thickness=2, width={"band": 1.0}, orient="horizontal")
+        ticks = _look(tick, _WEIGHTS).encode(x=x, y=alt.Y("weight_share:Q", scale=_linear(high)), tooltip=tooltip)
         panels.append(alt.LayerChart(layer=[bars, ticks, panel_title(metric)]).properties(width=PANEL, height=90))
     return alt.vconcat(*panels, spacing=8).properties(title=alt.Title("Where the score lies, by block", frame="bounds"))
 
@@ -143,9 +152,18 @@ def _share_axis() -> alt.Axis:
     return alt.Axis(labelExpr=percent, tickCount=4, domain=False, ticks=False, labelFlush=False)
 
 
+def _tips(by: str) -> dict[str, tuple[str, Callable[[Any], str]]]:
+    return {
+        by: (by, str),
+        "metric": ("metric", str),
+        _SHARE: ("score_share", percent),
+        _WEIGHTS: ("weight_share", percent),
+    }
+
+
 def _look(chart: alt.Chart, name: str) -> alt.Chart:
     legend = alt.Legend(orient="bottom", direction="horizontal", symbolType="square", symbolOpacity=1)
     scale = alt.Scale(domain=[_SHARE, _WEIGHTS], range=[PALETTE["sky"], PALETTE["ink"]])
     return chart.transform_calculate(kind=f"'{name}'").encode(
-        color=alt.Color("kind:N", title=None, scale=scale, legend=legend)
+        color=alt.Color("kind:N", title=None, scale=scale, legend=legend), opacity=faded(1)
     )

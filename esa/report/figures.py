@@ -11,11 +11,13 @@ from esa.report import charts, charts_scores
 from esa.report.findings import share_sentences
 from esa.report.frames import (
     LEFT_OUT,
+    SINGLES,
     damage_points,
     drawn,
     jaccard_matrix,
     score_distribution,
     shares,
+    single_weights,
     thresholds,
 )
 from esa.report.gather import Gathered
@@ -41,7 +43,7 @@ class Figure:
 def figures(run: Gathered) -> Iterator[Figure]:
     """Yield every figure that the artifacts at hand allow, in the order of the report."""
     if run.damage is not None:
-        yield from _damage(run.damage)
+        yield from _damage(run.damage, run.ranking)
     if run.histogram is not None:
         yield from _distribution(run, run.histogram)
     if run.tensors is not None:
@@ -57,23 +59,33 @@ def figures(run: Gathered) -> Iterator[Figure]:
             )
 
 
-def _damage(damage: pl.DataFrame) -> Iterator[Figure]:
+def _damage(damage: pl.DataFrame, ranking: pl.DataFrame | None) -> Iterator[Figure]:
     taken: set[str] = set()
     for (unit, method, options), part in damage.group_by(["unit", "method", "options"], maintain_order=True):
-        points = damage_points(part)
         effect = label(str(method), options)
         alone = unit != "joint"
-        name = "_".join(["damage", *([str(unit)] if alone else []), _slug(effect)])
+        name = "_".join(["damage", *([str(unit)] if alone else []), slug(effect)])
         name += f"_{len(taken)}" if name in taken else ""
         taken.add(name)
-        title = f"Damage of {effect}{f', unit {unit}' if alone else ''}"
+        title = f"Damage of {effect}, {'one weight at a time' if alone else 'k weights together'}"
+        caption = "Perplexity over the intact perplexity, logarithmic"
+        if alone:
+            points = single_weights(part, ranking)
+            chart: alt.TopLevelMixin = charts.single_chart(points.head(SINGLES), effect)
+            most = f" The {SINGLES} most harmful of {number(points.height)}." if points.height > SINGLES else ""
+            caption += f", the most harmful weight first.{most}"
+        else:
+            points = damage_points(part)
+            chart = charts.damage_chart(points, effect)
+            shared = damage["metric"].null_count() and damage["metric"].n_unique() > 2
+            caption += "; random_k is shared by all metrics." if shared else "."
         lost = points.filter(pl.col("ratio").is_null()).height
-        caption = "Perplexity over the intact perplexity, logarithmic; random_k is shared by all metrics."
         if lost:
+            noun = "weights" if alone else "marks"
             caption += (
-                f" {number(lost)} of {number(points.height)} marks are crosses: these cases have no finite perplexity."
+                f" {number(lost)} of {number(points.height)} {noun} are crosses: these cases have no finite perplexity."
             )
-        yield Figure(name, "damage", charts.damage_chart(points, effect, alone=alone), points, title, caption)
+        yield Figure(name, "damage", chart, points, title, caption)
 
 
 def _distribution(run: Gathered, histogram: pl.DataFrame) -> Iterator[Figure]:
@@ -115,5 +127,6 @@ def _shares(tensors: pl.DataFrame) -> Iterator[Figure]:
     yield Figure("depth", "shares", charts_scores.depth_chart(depth), depth, "Share of the score by block", caption)
 
 
-def _slug(text: str) -> str:
+def slug(text: str) -> str:
+    """Return text as a part of a file's name: letters, digits, dots, dashes and underscores, 60 at most."""
     return re.sub(r"[^A-Za-z0-9.-]+", "_", text).strip("_.")[:60] or "method"

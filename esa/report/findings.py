@@ -1,12 +1,13 @@
 """Sentences that follow from the artifacts: none is written unless a table holds what it says."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import polars as pl
 
 from esa.report.frames import largest_k
 from esa.report.gather import Gathered
-from esa.report.markdown import code, escape, number, percent
+from esa.report.markdown import code, escape, join, number, percent
 from esa.report.tables import collapse, label, options_of, worst_single
 
 _SINGLE = {"single", "leave_one_out"}
@@ -25,8 +26,8 @@ def findings(run: Gathered) -> list[str]:
     sentences: list[str] = []
     if run.damage is not None:
         sentences += worst_sentences(run.damage, worst_single(run.damage, run.ranking), run.num_parameters)
+        sentences += comparison_sentences(run.damage)
         sentences += extent(run.damage)
-        sentences += group_sentences(run.damage)
         sentences += restored_sentence(run.manifests["perturb"])
     if run.overlap is not None:
         sentences += agreement_sentences(run.overlap)
@@ -90,6 +91,65 @@ def _worst_sentence(worst: pl.DataFrame, num_parameters: int | None) -> str:
     return f"**{what}, {after}** (delta NLL {delta}; the most of {tried})."
 
 
+def comparison_sentences(damage: pl.DataFrame) -> list[str]:
+    """Say, per method, in how many of the comparisons the top weights do more harm than every random draw of as many.
+
+    A comparison is one metric and one k, the weights together; one without a finite perplexity on either side is left out.
+    """
+    found = []
+    for method, options, pairs in against_random(damage):
+        above = [top for top, random in pairs if is_above(top, random)]
+        metrics = join(list(dict.fromkeys(code(top["metric"], cell=False) for top, _ in pairs)))
+        ks = join([number(k) for k in dict.fromkeys(top["k"] for top, _ in pairs)])
+        where = f"({metrics}; k = {ks})"
+        head = escape(label(method, options))
+        one, total = len(pairs) == 1, number(len(pairs))
+        if above:
+            count = "the one comparison there is" if one else f"{number(len(above))} of {total} comparisons"
+            text = f"**{head}: the top weights do more harm than every random draw of as many in {count}** {where}."
+        elif one:
+            text = (
+                f"**{head}: in the one comparison there is, the top weights do no more harm than random ones** {where}."
+            )
+        else:
+            text = (
+                f"**{head}: in none of {total} comparisons do the top weights do more harm than random ones** {where}."
+            )
+        most, least = (pick(top["ratio"] for top, _ in pairs) for pick in (max, min))
+        largest = max(random["ppl_max"] / random["ppl_base"] for _, random in pairs)
+        between = number(most) if number(most) == number(least) else f"{number(least)} to {number(most)}"
+        found.append(f"{text} Perplexity over intact: top {between}, random {number(largest)} at most.")
+    return found
+
+
+def against_random(
+    damage: pl.DataFrame,
+) -> Iterator[tuple[str, str | None, list[tuple[dict[str, Any], dict[str, Any]]]]]:
+    """Yield, per method, its comparisons: the rows of the top weights and of as many random ones, see :func:`collapse`."""
+    rows = collapse(damage).filter(pl.col("unit") == "joint")
+    for (method, options), part in rows.group_by(["method", "options"], maintain_order=True):
+        tops = part.filter(pl.col("group") == "top_k")
+        pairs = []
+        for top in tops.iter_rows(named=True):
+            own = part.filter(
+                (pl.col("group") == "random_k")
+                & (pl.col("k") == top["k"])
+                & (pl.col("metric").eq_missing(top["metric"]) | pl.col("metric").is_null())
+            )
+            if own.height and is_above(top, random := own.row(0, named=True)) is not None:
+                pairs.append((top, random))
+        if pairs:
+            yield str(method), options, pairs
+
+
+def is_above(top: dict[str, Any], random: dict[str, Any] | None) -> bool | None:
+    """Tell whether the top weights' perplexity is above the largest random one's and the noise; None where one is missing."""
+    if random is None or top["ppl_max"] is None or random["ppl_max"] is None or "nonfinite" in top["outcome"]:
+        return None
+    found = top["ppl_max"] if top["unit"] in _SINGLE else top["ppl_mean"]
+    return bool(not top["below_floor"] and found > random["ppl_max"])
+
+
 def group_sentences(damage: pl.DataFrame) -> list[str]:
     """Compare, for each method and metric, the top weights with the random and the bottom ones: a line per k."""
     rows = collapse(damage)
@@ -117,12 +177,12 @@ def _compare(rows: pl.DataFrame, k: int, alone: bool) -> str:
         f"{escape(_NOUNS.get(group, group))} {_cell(row, alone)}" for group, row in by_group.items() if row is not top
     ]
     text = "; ".join([f"{'' if alone else f'k = {number(k)}: '}{_cell(top, alone)}", *others]) + "."
-    if random is None or top["ppl_max"] is None or random["ppl_max"] is None or "nonfinite" in top["outcome"]:
+    above = is_above(top, random)
+    if above is None:
         return text
     if top["below_floor"]:
         return f"{text} The top stays within the noise floor."
-    found = top["ppl_max"] if alone else top["ppl_mean"]
-    return f"{text} {'Above every random one.' if found > random['ppl_max'] else 'Not above the largest random one.'}"
+    return f"{text} {'Above every random one.' if above else 'Not above the largest random one.'}"
 
 
 def _cell(row: dict[str, Any], alone: bool) -> str:
@@ -160,14 +220,16 @@ def agreement_sentences(overlap: pl.DataFrame) -> list[str]:
     k = number(int(rows["k"][0]))
     found = []
     same = rows.filter((pl.col("metric_a") == pl.col("metric_b")) & (pl.col("seed_a") != pl.col("seed_b")))
-    for (metric,), part in same.group_by(["metric_a"], maintain_order=True):
-        chance = part["expected_jaccard"].mean()
-        expected = f"; {number(float(chance))} by chance" if chance is not None else ""  # type: ignore[arg-type]
-        pairs = f"{number(part.height)} pair{'s' if part.height > 1 else ''} of seeds"
-        mean = number(float(part["jaccard"].mean()))  # type: ignore[arg-type]
-        found.append(
-            f"The top {k} by {code(metric, cell=False)} agree with Jaccard {mean} on average over {pairs}{expected}."
-        )
+    means = same.group_by("metric_a", maintain_order=True).agg(
+        pl.col("jaccard").mean(), pl.col("expected_jaccard").mean().alias("chance"), pl.len().alias("pairs")
+    )
+    for (pairs, chance), part in means.group_by(["pairs", "chance"], maintain_order=True):
+        each = [
+            f"{number(row['jaccard'])} by {code(row['metric_a'], cell=False)}" for row in part.iter_rows(named=True)
+        ]
+        by_chance = f"; {number(float(chance))} by chance" if chance is not None else ""
+        over = f"mean over {number(int(pairs))} pair{'s' if int(pairs) > 1 else ''} of seeds{by_chance}"
+        found.append(f"Between seeds, the top {k} agree with Jaccard {join(each)} ({over}).")
     differ = rows.filter(pl.col("metric_a") != pl.col("metric_b"))
     means = differ.group_by("metric_a", "metric_b", maintain_order=True).agg(pl.col("jaccard").mean())
     means = means.filter(pl.col("jaccard").is_not_null()).sort("jaccard", descending=True, maintain_order=True)

@@ -4,9 +4,10 @@ import math
 
 import polars as pl
 
-from esa.report.tables import first_seed
+from esa.report.tables import first_seed, worst_single
 
 BINS_PER_DECADE = 8  # histogram/1 has 64: a tail of single weights is not readable at that width
+SINGLES = 15  # single weights in one figure, the most harmful ones
 LEFT_OUT = 1e-4  # the share of weights, those with the lowest scores, that the distribution does not draw
 
 
@@ -22,6 +23,28 @@ def damage_points(damage: pl.DataFrame) -> pl.DataFrame:
     every = [own, *(shared.with_columns(pl.lit(metric).alias("metric")) for metric in metrics)]
     columns = ["metric", "seed", "group", "k", "draw", "repeat", "target", "ppl", "ratio", "outcome"]
     return pl.concat(every).with_columns((pl.col("ppl") / pl.col("ppl_base")).alias("ratio")).select(columns)
+
+
+def single_weights(damage: pl.DataFrame, ranking: pl.DataFrame | None) -> pl.DataFrame:
+    """Return the weights that one method changed alone, the most harmful first: see :func:`worst_single`, and ``label``.
+
+    ``label`` is short: block, component, row and column where the ranking knows them (``11 mlp.down 507,1229``), else the
+    address; always the address where two short ones would be the same.
+    """
+    worst = worst_single(damage, ranking)
+    columns = ["target", "label", "weight", "ppl", "ratio", "delta_nll", "metrics", "group", "outcome"]
+    address = pl.col("target").str.replace(".weight:", " ", literal=True).str.replace(":", " ", literal=True)
+    if ranking is None:
+        return worst.with_columns(address.alias("label")).select(columns)
+    places = ranking.select("parameter", "block", "component").drop_nulls("component").unique("parameter", keep="first")
+    places = places.with_columns(pl.concat_str(["block", "component"], separator=" ", ignore_nulls=True).alias("place"))
+    short = pl.col("place") + " " + pl.col("target").str.split(":").list.last()
+    named = worst.with_columns(pl.col("target").str.replace(r":[^:]*$", "").alias("parameter")).join(
+        places.select("parameter", "place"), on="parameter", how="left", maintain_order="left"
+    )
+    named = named.with_columns(short.alias("label"))
+    unclear = pl.col("label").is_null() | (pl.len().over("label") > 1)
+    return named.with_columns(pl.when(unclear).then(address).otherwise("label").alias("label")).select(columns)
 
 
 def score_distribution(histogram: pl.DataFrame) -> pl.DataFrame:

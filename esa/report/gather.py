@@ -1,7 +1,7 @@
-"""Collect what a report is made from: the finished steps of one run, their manifests and tables, checked."""
+"""Collect what a report is made from: the finished steps of a run, their manifests and tables, checked."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,12 +22,16 @@ _UNREAD = frozenset({"scores/1", "margins/1", "windows/1"})  # a report does wit
 
 @dataclass(frozen=True)
 class Gathered:
-    """The steps of one run by name (a missing one is not in ``folders``), and the spec that the last of them ran under."""
+    """The steps of one run by name (a missing one is not in ``folders``), and the spec that the last of them ran under.
+
+    ``source`` is the run's folder, where it was given as one.
+    """
 
     spec: Spec
     folders: dict[str, Path]
     manifests: dict[str, dict[str, Any]]
     warnings: list[str] = field(default_factory=list)
+    source: Path | None = None
 
     @property
     def name(self) -> str:
@@ -44,11 +48,27 @@ class Gathered:
         """Map each step to its id: what the report's own id is made from."""
         return {step: str(manifest["run"]) for step, manifest in self.manifests.items()}
 
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """Return what the report's manifest says of it beyond what every step's does."""
+        return {}
+
+    @property
+    def lines(self) -> list[str]:
+        """Return the run in a line: its name and its steps, as folders."""
+        return [f"{self.name}: {', '.join(str(folder) for folder in self.folders.values())}"]
+
     def shown(self, step: str) -> str:
-        """Return the step's folder as a command names it, without the part that depends on the machine."""
-        folder = self.folders[step]
-        standard = folder.name == f"{step}-{self.manifests[step]['run']}"
-        return f"outputs/{self.name}/{folder.name}" if standard else folder.name
+        """Return the step's folder as a command names it: as it was asked for with ``-o``, else below ``outputs/``."""
+        folder, manifest = self.folders[step].name, self.manifests[step]
+        standard = folder == f"{step}-{manifest['run']}"
+        argv = manifest.get("argv") or []
+        given = _given_out(argv)
+        if given is not None and standard and argv[1:2] == ["run"]:
+            return f"{given}/{self.name}/{folder}"
+        if given is not None and given.rpartition("/")[2] == folder:
+            return given
+        return f"outputs/{self.name}/{folder}" if standard else folder
 
     def _frame(self, step: str, kind: str) -> pl.DataFrame | None:
         if step not in self.folders or kind not in self.manifests[step].get("kinds", {}).values():
@@ -104,40 +124,74 @@ class Gathered:
         return None
 
 
-def gather(sources: Sequence[str | Path]) -> Gathered:
-    """Return the steps that ``sources`` name: a run folder with ``run.json``, or step folders, any subset of the four.
+def _given_out(argv: Sequence[str]) -> str | None:
+    """Return the value of ``-o`` in the words of a command, without a slash at its end."""
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name in ("-o", "--out"):
+            return (value if equals else following).rstrip("/") or None
+    return None
 
-    Raises ArtifactError for a folder that is neither, a step given twice, a step that a report has no use for, or a
-    table whose bytes are no longer those that its manifest vouches for.
+
+@dataclass(frozen=True)
+class StepFolder:
+    """A finished step that a report can be made from: its name, its folder, its manifest, its tables checked."""
+
+    step: str
+    folder: Path
+    manifest: dict[str, Any]
+
+    @property
+    def id(self) -> str:
+        """Return the step's id."""
+        return str(self.manifest["run"])
+
+    def made_from(self, other: "StepFolder") -> bool:
+        """Tell whether this step names another, or a file that it wrote, among its inputs."""
+        known = {other.manifest["run"], *other.manifest.get("outputs", {}).values()}
+        return bool(known & set(self.manifest.get("inputs", {}).values()))
+
+
+def step_folders(source: Path) -> list[StepFolder]:
+    """Return the steps that a run folder with ``run.json`` names, or the one step whose folder ``source`` is.
+
+    Raises ArtifactError for a folder that is neither, a step that a report has no use for, or a table whose bytes are no
+    longer those that its manifest vouches for. Cost: one read of every table that a report reads.
     """
-    folders: dict[str, Path] = {}
-    manifests: dict[str, dict[str, Any]] = {}
-    for source in map(Path, sources):
-        for folder in _expand(source):
-            manifest = read_manifest(folder)
-            step = str(manifest["step"])
-            if step not in STEPS:
-                raise ArtifactError(f"is a step '{step}'; a report takes {', '.join(STEPS)}", where=str(folder))
-            if step in folders and folders[step] != folder:
-                raise ArtifactError(f"is a second {step} step, beside {folders[step]}", where=str(folder))
-            _verify(folder, manifest)
-            folders[step], manifests[step] = folder, manifest
-    if not folders:
-        raise ArtifactError("names no finished step", where=", ".join(map(str, sources)) or "report")
-    ordered = [step for step in STEPS if step in folders]
-    chosen = next(step for step in ("perturb", "score", "rank", "overlap") if step in folders)
-    spec = spec_from_dict(manifests[chosen]["spec"], where=str(folders[chosen] / "manifest.json"))
+    found = []
+    for folder in _expand(source):
+        manifest = read_manifest(folder)
+        step = str(manifest["step"])
+        if step not in STEPS:
+            raise ArtifactError(f"is a step '{step}'; a report takes {', '.join(STEPS)}", where=str(folder))
+        _verify(folder, manifest)
+        found.append(StepFolder(step, folder, manifest))
+    return found
+
+
+def gathered(steps: Sequence[StepFolder], source: Path | None = None) -> Gathered:
+    """Return one run of at most one step of a kind; ``source`` is the run's folder, where it was given as one."""
+    known = {one.step: one for one in steps}
+    chosen = known[next(step for step in ("perturb", "score", "rank", "overlap") if step in known)]
+    spec = spec_from_dict(chosen.manifest["spec"], where=str(chosen.folder / "manifest.json"))
+    ordered = [known[step] for step in STEPS if step in known]
     return Gathered(
         spec,
-        {step: folders[step] for step in ordered},
-        {step: manifests[step] for step in ordered},
-        _strangers(manifests),
+        {one.step: one.folder for one in ordered},
+        {one.step: one.manifest for one in ordered},
+        _strangers(known),
+        source,
     )
+
+
+def is_run(source: Path) -> bool:
+    """Tell whether a folder is a run's: whether it holds ``run.json``."""
+    return (source / RUN_FILE).is_file()
 
 
 def _expand(source: Path) -> list[Path]:
     """Return the step folders that a run folder names, or the one folder that it is."""
-    if (source / RUN_FILE).is_file():
+    if is_run(source):
         content = _json(source / RUN_FILE)
         steps = content.get("steps")
         if not isinstance(steps, dict) or not all(isinstance(value, str) for value in steps.values()):
@@ -179,17 +233,11 @@ def _verify(folder: Path, manifest: dict[str, Any]) -> None:
             )
 
 
-def _strangers(manifests: dict[str, dict[str, Any]]) -> list[str]:
+def _strangers(steps: Mapping[str, StepFolder]) -> list[str]:
     """Return a warning for every step that was made from another upstream step than the one at hand."""
-    warnings = []
-    for step, upstream in _UPSTREAM.items():
-        if step not in manifests or upstream not in manifests:
-            continue
-        known = {manifests[upstream]["run"], *manifests[upstream].get("outputs", {}).values()}
-        given = set(manifests[step].get("inputs", {}).values())
-        if not known & given:
-            warnings.append(
-                f"{step}-{manifests[step]['run']} was not made from {upstream}-{manifests[upstream]['run']}:"
-                " what the report says of one need not hold for the other"
-            )
-    return warnings
+    return [
+        f"{step}-{steps[step].id} was not made from {upstream}-{steps[upstream].id}:"
+        " what the report says of one need not hold for the other"
+        for step, upstream in _UPSTREAM.items()
+        if step in steps and upstream in steps and not steps[step].made_from(steps[upstream])
+    ]

@@ -96,6 +96,11 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], align: str = "")
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def bullets(lines: Sequence[str]) -> str:
+    """Return a list with an entry per line."""
+    return "\n".join(f"- {line}" for line in lines)
+
+
 def join(words: Sequence[str], last: str = "and") -> str:
     """Return ``a, b and c``."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}" if words else ""

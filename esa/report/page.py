@@ -1,11 +1,13 @@
 """Put the report together: which section stands where, and which are left out because their step is absent."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
-from esa.report.figures import Figure
-from esa.report.findings import findings
-from esa.report.gather import STEPS, Gathered
-from esa.report.markdown import escape, join
+from esa.report.figures import Figure, figures
+from esa.report.findings import findings, group_sentences
+from esa.report.gather import Gathered
+from esa.report.head import Head, generator, head
+from esa.report.markdown import bullets, escape
 from esa.report.provenance import (
     artifact_table,
     check_lines,
@@ -21,109 +23,135 @@ from esa.report.sections import (
     fault_table,
     intact_line,
     stability_table,
+    worst_note,
     worst_table,
 )
 from esa.report.tables import worst_single
 
-_DAMAGE_NOTE = (
+DAMAGE_NOTE = (
     "Joint: the k weights together; single: each alone. Where draws, repeats or weights fall together the perplexity reads"
     " mean [min, max], and ratio is its mean over the intact perplexity. Delta NLL in nats per token, with its 95 % interval"
     " (paired bootstrap over windows) where there is one case. Accuracy: top-1. Agreement: share of positions with the intact"
     " top-1. KL: mean of KL(intact, perturbed), in nats. Collapsed: perplexity over half the vocabulary. Uniform: collapsed to"
-    " the loss of a uniform guess. Nonfinite: NaN or Inf in the logits."
+    " the loss of a uniform guess. Nonfinite: NaN or Inf in the logits. Within noise: the mean NLL changes by no more than"
+    " the noise floor."
 )
 
 
-def page(run: Gathered, figures: Sequence[Figure]) -> str:
-    """Return the report as Markdown; the same artifacts give the same bytes."""
-    sections: list[Callable[[Gathered, Sequence[Figure]], list[str]]] = [
-        _opening, _finding, _worst, _damage, _distribution, _shares, _agreement, _faults, _provenance, _reproduction,
-        _artifacts,
+@dataclass(frozen=True)
+class Section:
+    """What stands under one heading: Markdown whose text from files is escaped, and figures in between."""
+
+    title: str
+    parts: Sequence[str | Figure]
+
+
+@dataclass(frozen=True)
+class Content:
+    """A whole page before it is written: what stands above its sections, the sections, their figures, who wrote it.
+
+    ``styles`` names the style sheets under ``assets/``, later rules over earlier ones.
+    """
+
+    head: Head
+    sections: list[Section]
+    figures: list[Figure]
+    generator: str
+    styles: tuple[str, ...] = ("page.css",)
+
+
+def content(run: Gathered) -> Content:
+    """Return the page of one run. Cost: every table that a report reads; the figures are not drawn yet."""
+    drawn = list(figures(run))
+    return Content(head(run), sections(run, drawn), drawn, generator(run))
+
+
+def sections(run: Gathered, drawn: Sequence[Figure]) -> list[Section]:
+    """Return the report behind its question, without the sections whose steps are absent."""
+    make: list[Callable[[Gathered, Sequence[Figure]], Iterable[Section]]] = [
+        _finding, _worst, _damage, _distribution, _shares, _agreement, _faults, _provenance, _reproduction, _artifacts,
     ]  # fmt: skip
-    return "\n\n".join(part for section in sections for part in section(run, figures) if part) + "\n"
+    found = [section for one in make for section in one(run, drawn)]
+    return [Section(section.title, [part for part in section.parts if part]) for section in found]
 
 
-def _opening(run: Gathered, figures: Sequence[Figure]) -> list[str]:
-    parts = [f"# {escape(run.name)}"]
-    if run.spec.question:
-        parts += ["## Question", escape(run.spec.question)]
-    if run.absent:
-        present = [step for step in STEPS if step in run.folders]
-        absent = f"{'steps' if len(run.absent) > 1 else 'step'} {join(run.absent)}"
-        parts.append(f"Made from {join(present)}. Absent, with the sections that need them: the {absent}.")
-    return parts
+def page(name: str, question: str | None, note: str, parts: Sequence[Section]) -> str:
+    """Return the report as Markdown; the same arguments give the same bytes. ``name``, ``question``, ``note``: plain text."""
+    blocks = [f"# {escape(name)}"]
+    if question:
+        blocks += ["## Question", escape(question)]
+    blocks.append(note)
+    for section in parts:
+        blocks.append(f"## {section.title}")
+        blocks += [text for part in section.parts for text in _as_markdown(part)]
+    return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def _finding(run: Gathered, figures: Sequence[Figure]) -> list[str]:
-    found = findings(run)
-    return ["## Finding", _bullets(found)] if found else []
+def _as_markdown(part: str | Figure) -> list[str]:
+    if isinstance(part, str):
+        return [part]
+    files = f"[SVG](figures/{part.name}.svg), [data](data/{part.name}.csv)"
+    image = f"![{escape(part.title)}](figures/{part.name}.png)"
+    return [image, f"{escape(part.title)}. {part.caption} ({files})"]
 
 
-def _worst(run: Gathered, figures: Sequence[Figure]) -> list[str]:
+def _finding(run: Gathered, drawn: Sequence[Figure]) -> Iterable[Section]:
+    if found := findings(run):
+        yield Section("Finding", [bullets(found)])
+
+
+def _worst(run: Gathered, drawn: Sequence[Figure]) -> Iterable[Section]:
+    if run.damage is None or (worst := worst_single(run.damage, run.ranking)).is_empty():
+        return
+    yield Section("Worst single weights", [intact_line(run.damage), worst_table(worst), worst_note(worst, run.ranking)])
+
+
+def _damage(run: Gathered, drawn: Sequence[Figure]) -> Iterable[Section]:
     if run.damage is None:
-        return []
-    worst = worst_single(run.damage, run.ranking)
-    if worst.is_empty():
-        return []
-    note = "Rank by metric: in the `top_k` of the metric's first seed." if run.ranking is not None else ""
-    return ["## Worst single weights", intact_line(run.damage), worst_table(worst), note]
+        return
+    table = ["### By method, group and k", damage_table(run.damage), DAMAGE_NOTE]
+    words = ["### In words", bullets(found)] if (found := group_sentences(run.damage)) else []
+    yield Section("Damage", [intact_line(run.damage), *drawn_in("damage", drawn), *table, *words])
 
 
-def _damage(run: Gathered, figures: Sequence[Figure]) -> list[str]:
-    if run.damage is None:
-        return []
-    parts = ["## Damage", intact_line(run.damage), damage_table(run.damage), _DAMAGE_NOTE]
-    return [*parts, "## Damage by group and k", *_drawn("damage", figures)]
+def _distribution(run: Gathered, drawn: Sequence[Figure]) -> Iterable[Section]:
+    if found := drawn_in("distribution", drawn):
+        yield Section("Score distribution", found)
 
 
-def _distribution(run: Gathered, figures: Sequence[Figure]) -> list[str]:
-    found = _drawn("distribution", figures)
-    return ["## Score distribution", *found] if found else []
+def _shares(run: Gathered, drawn: Sequence[Figure]) -> Iterable[Section]:
+    if found := drawn_in("shares", drawn):
+        yield Section("Where the score lies", found)
 
 
-def _shares(run: Gathered, figures: Sequence[Figure]) -> list[str]:
-    found = _drawn("shares", figures)
-    return ["## Where the score lies", *found] if found else []
-
-
-def _agreement(run: Gathered, figures: Sequence[Figure]) -> list[str]:
+def _agreement(run: Gathered, drawn: Sequence[Figure]) -> Iterable[Section]:
     if run.overlap is None:
-        return []
-    parts = ["## Stability and agreement", *_drawn("agreement", figures)]
+        return
+    parts = drawn_in("agreement", drawn)
     if run.stability is not None and (stable := stability_table(run.stability)):
         parts += ["### Across seeds", stable]
-    return [*parts, "### Between lists", agreement_table(run.overlap)]
+    yield Section("Stability and agreement", [*parts, "### Between lists", *agreement_table(run.overlap)])
 
 
-def _faults(run: Gathered, figures: Sequence[Figure]) -> list[str]:
-    if run.faults is None or run.damage is None:
-        return []
-    note = "Bit 0 is the least significant. A case with flips in two fields counts under both."
-    return ["## Bit faults", fault_table(run.faults, run.damage), note]
+def _faults(run: Gathered, drawn: Sequence[Figure]) -> Iterable[Section]:
+    if run.faults is not None and run.damage is not None:
+        note = "Bit 0 is the least significant. A case with flips in two fields counts under both."
+        yield Section("Bit faults", [fault_table(run.faults, run.damage), note])
 
 
-def _provenance(run: Gathered, figures: Sequence[Figure]) -> list[str]:
-    parts = ["## Provenance", model_table(run), data_table(run), step_table(run)]
-    return [*parts, _bullets([*environment_lines(run), *check_lines(run)])]
+def _provenance(run: Gathered, drawn: Sequence[Figure]) -> Iterable[Section]:
+    tables = [model_table(run), data_table(run), step_table(run)]
+    yield Section("Provenance", [*tables, bullets([*environment_lines(run), *check_lines(run)])])
 
 
-def _reproduction(run: Gathered, figures: Sequence[Figure]) -> list[str]:
-    return ["## Reproduction", *commands(run)]
+def _reproduction(run: Gathered, drawn: Sequence[Figure]) -> Iterable[Section]:
+    yield Section("Reproduction", [*commands(run)])
 
 
-def _artifacts(run: Gathered, figures: Sequence[Figure]) -> list[str]:
-    return ["## Artifacts", artifact_table(run)]
+def _artifacts(run: Gathered, drawn: Sequence[Figure]) -> Iterable[Section]:
+    yield Section("Artifacts", [artifact_table(run)])
 
 
-def _drawn(section: str, figures: Sequence[Figure]) -> list[str]:
-    parts = []
-    for figure in figures:
-        if figure.section == section:
-            files = f"[SVG](figures/{figure.name}.svg), [data](data/{figure.name}.csv)"
-            parts.append(f"![{escape(figure.title)}](figures/{figure.name}.png)")
-            parts.append(f"{escape(figure.title)}. {figure.caption} ({files})")
-    return parts
-
-
-def _bullets(lines: Sequence[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)
+def drawn_in(section: str, drawn: Sequence[Figure]) -> list[str | Figure]:
+    """Return the figures of one section, in their order."""
+    return [figure for figure in drawn if figure.section == section]

@@ -7,14 +7,22 @@ from typing import Any
 from esa.report.gather import Gathered
 from esa.report.markdown import MISSING, block, code, escape, number, size, table
 
+DATA_HEADER = ["used by", "source", "packing", "windows", "length", "tokens", "BOS", "sha256 of the token ids"]
+DATA_ALIGN = "lllrrrll"
+STEP_HEADER, STEP_ALIGN = ["step", "id", "finished (UTC)", "seeds", "seconds", "peak memory"], "llllrr"
+ARTIFACT_HEADER = ["file", "kind", "sha256"]
 _MODEL = ("id", "revision", "architecture", "fingerprint", "dtype", "compute", "quantization", "device")
 
 
 def model_table(run: Gathered) -> str:
     """Return what the manifests say of the model; more than one value where the steps disagree."""
+    rows = model_rows(run)
+    return table(["model", ""], rows) if rows else ""
+
+
+def model_rows(run: Gathered) -> list[list[str]]:
+    """Return what the manifests say of the model: a name and its value, more than one where the steps disagree."""
     models = [manifest["model"] for manifest in run.manifests.values() if isinstance(manifest.get("model"), dict)]
-    if not models:
-        return ""
     rows = [[key, _several(model.get(key) for model in models)] for key in _MODEL]
     rows += [
         [
@@ -24,11 +32,17 @@ def model_table(run: Gathered) -> str:
         for key in ("num_parameters", "num_eligible")
         if _known(models, key)
     ]
-    return table(["model", ""], [row for row in rows if row[1] != MISSING])
+    return [row for row in rows if row[1] != MISSING]
 
 
 def data_table(run: Gathered) -> str:
     """Return a row per set of token windows."""
+    rows = data_rows(run)
+    return table(DATA_HEADER, rows, DATA_ALIGN) if rows else ""
+
+
+def data_rows(run: Gathered) -> list[list[str]]:
+    """Return the cells of :func:`data_table`."""
     rows = []
     for step, manifest in run.manifests.items():
         data = manifest.get("data")
@@ -39,20 +53,23 @@ def data_table(run: Gathered) -> str:
                 escape(use), code(entry.get("source")), escape(entry.get("packing")), number(entry.get("windows")),
                 number(entry.get("length")), number(entry.get("tokens")), bos, code(entry.get("sha256")),
             ])  # fmt: skip
-    header = ["used by", "source", "packing", "windows", "length", "tokens", "BOS", "sha256 of the token ids"]
-    return table(header, rows, "lllrrrll") if rows else ""
+    return rows
 
 
 def step_table(run: Gathered) -> str:
     """Return a row per step: its id, when, how long, how much memory."""
-    rows = [
+    return table(STEP_HEADER, step_rows(run), STEP_ALIGN)
+
+
+def step_rows(run: Gathered) -> list[list[str]]:
+    """Return the cells of :func:`step_table`."""
+    return [
         [
-            step, code(manifest["run"]), escape(manifest.get("created")), _seeds(manifest.get("seeds")),
+            step, code(manifest["run"]), _moment(manifest.get("created")), _seeds(manifest.get("seeds")),
             number(manifest.get("seconds")), size(manifest.get("peak_memory_bytes")),
         ]
         for step, manifest in run.manifests.items()
     ]  # fmt: skip
-    return table(["step", "id", "finished (UTC)", "seeds", "seconds", "peak memory"], rows, "llllrr")
 
 
 def environment_lines(run: Gathered) -> list[str]:
@@ -118,12 +135,16 @@ def commands(run: Gathered) -> list[str]:
 
 def artifact_table(run: Gathered) -> str:
     """Return every file that the steps vouch for, with its sha256."""
-    rows = [
+    return table(ARTIFACT_HEADER, artifact_rows(run))
+
+
+def artifact_rows(run: Gathered) -> list[list[str]]:
+    """Return the cells of :func:`artifact_table`."""
+    return [
         [code(f"{run.shown(step)}/{name}"), escape(manifest.get("kinds", {}).get(name)), code(digest)]
         for step, manifest in run.manifests.items()
         for name, digest in manifest.get("outputs", {}).items()
     ]
-    return table(["file", "kind", "sha256"], rows)
 
 
 def _several(values: Iterable[Any], shown: Any = None) -> str:
@@ -137,6 +158,11 @@ def _several(values: Iterable[Any], shown: Any = None) -> str:
 
 def _known(models: list[dict[str, Any]], key: str) -> list[int]:
     return [model[key] for model in models if isinstance(model.get(key), int)]
+
+
+def _moment(created: Any) -> str:
+    """Return ``2026-01-31 12:00:00`` of a time that is in UTC and says so."""
+    return escape(created.removesuffix("+00:00").replace("T", " ") if isinstance(created, str) else created)
 
 
 def _seeds(seeds: Any) -> str:

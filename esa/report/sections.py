@@ -5,7 +5,7 @@ from typing import Any
 import polars as pl
 
 from esa.report.frames import largest_k
-from esa.report.markdown import MISSING, code, escape, number, spread, table
+from esa.report.markdown import code, escape, number, spread, table
 from esa.report.tables import collapse, fault_summary, label
 
 WORST_SHOWN = 10
@@ -17,14 +17,14 @@ def worst_table(worst: pl.DataFrame) -> str:
     for row in worst.head(WORST_SHOWN).iter_rows(named=True):
         repeats = f" (worst of {number(row['repeats'])})" if row["repeats"] > 1 else ""
         rows.append([
-            code(row["target"]), number(row["weight"]), escape(row["metrics"]) or MISSING,
+            code(row["target"]), number(row["weight"]), escape(row["metrics"] or row["group"]),
             escape(label(row["method"], row["options"])) + repeats, _one_ppl(row), number(row["ratio"]), _delta(row),
             escape(row["outcome"]),
         ])  # fmt: skip
     header = [
         "weight",
         "value",
-        "rank by metric",
+        "listed by (rank)",
         "method",
         "perplexity",
         "ratio",
@@ -34,11 +34,25 @@ def worst_table(worst: pl.DataFrame) -> str:
     return table(header, rows, "lrllrrrl")
 
 
+def worst_note(worst: pl.DataFrame, ranking: pl.DataFrame | None) -> str:
+    """Say what the table leaves out, and what a listing means."""
+    parts = []
+    if worst.height > WORST_SHOWN:
+        parts.append(f"The {WORST_SHOWN} most harmful of {number(worst.height)}; every one is in `damage.csv`.")
+    if ranking is not None:
+        parts.append(
+            "Listed by: the metrics whose `top_k` (first seed) holds the weight, with its rank; else its group."
+        )
+        if worst.head(WORST_SHOWN)["weight"].null_count():
+            parts.append("A ranking holds no value for weights that were drawn at random.")
+    return " ".join(parts)
+
+
 def damage_table(damage: pl.DataFrame) -> str:
     """Return the damage of every method, metric, group and k; draws and repeats as ``mean [min, max]``."""
     rows = []
     for row in collapse(damage).iter_rows(named=True):
-        floor = ", within the noise floor" if row["below_floor"] else ""
+        floor = ", within noise" if row["below_floor"] else ""
         rows.append([
             escape(label(row["method"], row["options"])), escape(row["unit"]), escape(row["metric"] or "all"),
             escape(row["group"]), number(row["k"]), number(row["cases"]), _ppl(row), number(row["ratio"]), _delta(row),
@@ -84,8 +98,11 @@ def fault_table(faults: pl.DataFrame, damage: pl.DataFrame) -> str:
     return table(header, rows, "llrrrrrl")
 
 
-def agreement_table(overlap: pl.DataFrame) -> str:
-    """Return, per two metrics (or one and its seeds), k and unit, the mean Jaccard index beside what chance gives."""
+def agreement_table(overlap: pl.DataFrame) -> list[str]:
+    """Return, per two metrics (or one and its seeds), k and unit, the mean Jaccard index beside what chance gives.
+
+    Rank-biased overlap stands where both lists hold k members: of shorter ones most of it would be extrapolation.
+    """
     pairs = overlap.with_columns(
         pl.coalesce("metric_a", "label_a").alias("first"), pl.coalesce("metric_b", "label_b").alias("second")
     )
@@ -95,7 +112,7 @@ def agreement_table(overlap: pl.DataFrame) -> str:
         pl.col("jaccard").min().alias("low"),
         pl.col("jaccard").max().alias("high"),
         pl.col("expected_jaccard").mean(),
-        pl.col("rbo").mean(),
+        pl.when((pl.min_horizontal("size_a", "size_b") >= pl.col("k")).all()).then(pl.col("rbo").mean()).alias("rbo"),
     )
     rows = [
         [
@@ -105,7 +122,9 @@ def agreement_table(overlap: pl.DataFrame) -> str:
         for row in means.iter_rows(named=True)
     ]  # fmt: skip
     header = ["list", "and list", "by", "k", "pairs", "Jaccard", "by chance", "rank-biased overlap"]
-    return table(header, rows, "lllrrrrr")
+    short = means["rbo"].null_count() > 0 and pairs["rbo"].count() > 0
+    note = "No rank-biased overlap where a list holds fewer than k members: most of it would be extrapolation."
+    return [table(header, rows, "lllrrrrr"), *([note] if short else [])]
 
 
 def stability_table(summary: dict[str, Any]) -> str:

@@ -68,9 +68,9 @@ def worst_single(damage: pl.DataFrame, ranking: pl.DataFrame | None = None) -> p
     """Return every single weight that was perturbed alone, the most harmful first, per method and options.
 
     Columns: target, weight, ppl, ratio, delta_nll, metrics, then method, options, repeats, ppl_base, delta_low, delta_high,
-    below_floor, outcome. ``weight`` is the value in the model, from the ranking; ``metrics`` names those whose ``top_k`` (of
-    their first seed) lists the weight, with its rank: ``act_mag 1, obd 3``. A nonfinite case comes before every finite one; of
-    a method's ``repeats`` the most harmful one stands.
+    below_floor, outcome, group. ``weight`` is the value in the model, from the ranking, which has none for random weights;
+    ``metrics`` names those whose ``top_k`` (of their first seed) lists the weight, with its rank: ``act_mag 1, obd 3``. A
+    nonfinite case comes before every finite one; of a method's ``repeats`` the most harmful one stands.
     """
     alone = damage.filter(pl.col("target").is_not_null()).unique("case", keep="first", maintain_order=True)
     rows = (
@@ -89,7 +89,7 @@ def worst_single(damage: pl.DataFrame, ranking: pl.DataFrame | None = None) -> p
         pl.Series("metrics", [", ".join(metrics.get(target, [])) for target in targets], dtype=pl.String),
     ).select(
         "target", "weight", "ppl", "ratio", "delta_nll", "metrics", "method", "options", "repeats", "ppl_base",
-        "delta_low", "delta_high", "below_floor", "outcome",
+        "delta_low", "delta_high", "below_floor", "outcome", "group",
     )  # fmt: skip
 
 

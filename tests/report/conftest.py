@@ -42,6 +42,11 @@ class Fake:
     steps: tuple[str, ...] = ("score", "rank", "perturb", "overlap")
     model_id: str = "smollm2-135m"
     warnings: tuple[str, ...] = ()
+    singles: bool = False  # five weights of each metric's top alone, too
+    settings: dict[str, Any] = field(default_factory=dict)  # sections of the spec that differ from the fake's
+    fingerprint: str = "f1" * 32
+    digest: str = "ab" * 32  # of every text's token ids
+    evil: str = ""  # what a hostile file has added to every text in it that is not fixed by a schema
     folders: dict[str, Path] = field(default_factory=dict)
     spec: Spec | None = None
 
@@ -63,6 +68,7 @@ class Fake:
             "rank": {"k": [1, 10, 100]},
             "perturb": [dict(method) for method in self.methods],
         }
+        tree |= self.settings
         if self.question is not None:
             tree["question"] = self.question
         self.spec = spec_from_dict(tree)
@@ -84,24 +90,24 @@ class Fake:
 
     def _model(self) -> dict[str, Any]:
         return {
-            "id": self.model_id, "revision": None, "fingerprint": "f1" * 32, "dtype": "float32", "compute": "float32",
+            "id": self.model_id + self.evil, "revision": None, "fingerprint": self.fingerprint, "dtype": "float32", "compute": "float32",
             "device": "cpu", "quantization": "none", "num_parameters": MODEL, "num_eligible": 134_479_872,
         }  # fmt: skip
 
     def _data(self, source: str, windows: int, length: int, **more: Any) -> dict[str, Any]:
         tokens = windows * length
         return {
-            "source": source, "windows": windows, "tokens": tokens, "sha256": "ab" * 32, "bos": False, "packing": "stream",
+            "source": source + self.evil, "windows": windows, "tokens": tokens, "sha256": self.digest, "bos": False, "packing": "stream",
             "length": length, **more,
         }  # fmt: skip
 
     def _score(self) -> Step:
-        step = self._step("score", {"model": "f1" * 32})
+        step = self._step("score", {"model": self.fingerprint})
         rng = np.random.default_rng(0)
         tensors, histogram = [], []
         parts = [("model.embed_tokens.weight", None, "embed", 28_311_552)]
         parts += [
-            (f"model.layers.{b}.{name}.weight", b, component, numel)
+            (f"model.layers.{b}.{name}.weight{self.evil}", b, component + self.evil, numel)
             for b in range(BLOCKS) for component, (name, numel) in PARTS.items()
         ]  # fmt: skip
         for metric in self.metrics:
@@ -149,7 +155,7 @@ class Fake:
             found[0 if metric == "act_mag" else 3] = (11, 507, 1229)
         if group == "top_k" and metric == "grad_x_weight":
             found[0] = (2, 507, 90)
-        return [(f"model.layers.{b}.mlp.down_proj.weight", b, i, j) for b, i, j in found]
+        return [(f"model.layers.{b}.mlp.down_proj.weight{self.evil}", b, i, j) for b, i, j in found]
 
     def _rank(self, score: Step) -> Step:
         step = self._step("rank", {"score": score.id})
@@ -166,7 +172,7 @@ class Fake:
                 rows.append({
                     "metric": metric, "seed": seed, "mode": "global", "unit_name": "all", "group": group, "draw": draw,
                     "rank": rank, "parameter": parameter, "index": i * 1536 + j, "indices": f"({i}, {j})", "block": block,
-                    "component": "mlp.down", "weight": 5.876 if worst else 0.01 * rank,
+                    "component": "mlp.down" + self.evil, "weight": 5.876 if worst else 0.01 * rank,
                     "score": 10 ** (centre + 4.2) * rank**-0.6 if group == "top_k" else 1e-12 * rank,
                 })  # fmt: skip
         step.write(make_table("ranking/1", rows, step.meta()), "ranking.csv")
@@ -174,7 +180,7 @@ class Fake:
         return step
 
     def _perturb(self, rank: Step) -> Step:
-        step = self._step("perturb", {"rank": rank.id})
+        step = self._step("perturb", {"rank": rank.id, "eval": self.digest})
         rng = np.random.default_rng(1)
         damage, faults, number = [], [], 0
         lists: list[tuple[str | None, str, int | None]] = [
@@ -184,6 +190,7 @@ class Fake:
         for method in self.methods:
             name = method["method"]
             options = {key: value for key, value in method.items() if key not in ("method", "repeats")}
+            options |= {f"key{self.evil}": self.evil} if self.evil else {}
             for metric, group, draw in lists:
                 for k in (1, 10, 100):
                     for repeat in range(method.get("repeats", 1)):
@@ -202,11 +209,13 @@ class Fake:
                         damage.append(
                             self._row(f"{number:012x}", metric, group, draw, name, options, repeat, k, delta, outcome)
                         )
+                        damage[-1]["group"] += self.evil if group == "bottom_k" else ""
                         damage[-1]["target"] = f"{parameter}:{i},{j}" if k == 1 else None
                         if name == "bit_flip":
                             fault = {"case": f"{number:012x}", "parameter": parameter, "index": i * 1536 + j, "bit": 14}
                             bits = {"old_bits": "0x3f80", "new_bits": "0x7f80", "old": 1.0, "new": None}
                             faults.append({**fault, "field": "exponent", **bits})
+        damage += self._singles() if self.singles else []
         step.write(make_table("damage/1", damage, step.meta()), "damage.csv")
         step.write(make_table("windows/1", []), "windows.csv")
         tables = {"damage.csv": "damage/1", "windows.csv": "windows/1"}
@@ -224,6 +233,17 @@ class Fake:
             num_reused=0,
         )
         return step
+
+    def _singles(self) -> list[dict[str, Any]]:
+        """Return five single weights per metric, set to zero one by one; the last one breaks the logits."""
+        rows = []
+        for metric in self.metrics:
+            for n, (parameter, _, i, j) in enumerate(self._targets(metric, "top_k", None)[:5]):
+                outcome = "nonfinite" if n == 4 and self.broken else "ok"
+                delta = (1.68 if (i, j) == (507, 1229) else 0.2 / (n + 1)) * self.effect
+                row = self._row(f"a{len(rows):011x}", metric, "top_k", None, "zero", {}, 0, 1, delta, outcome)
+                rows.append({**row, "unit": "single", "target": f"{parameter}:{i},{j}"})
+        return rows
 
     def _row(
         self, case: str, metric: str | None, group: str, draw: int | None, method: str, options: dict[str, Any], repeat: int,
@@ -254,7 +274,7 @@ class Fake:
                     shared = round(k * (0.9 if metric_a == metric_b else 0.12))
                     rows.append({
                         "run_a": rank.id, "metric_a": metric_a, "seed_a": seed_a, "run_b": rank.id, "metric_b": metric_b,
-                        "seed_b": seed_b, "label_a": f"{metric_a} seed {seed_a}", "label_b": f"{metric_b} seed {seed_b}",
+                        "seed_b": seed_b, "label_a": f"{metric_a} seed {seed_a}{self.evil}", "label_b": f"{metric_b} seed {seed_b}",
                         "by": "weight", "k": k, "size_a": k, "size_b": k, "shared": shared, "jaccard": shared / (2 * k - shared),
                         "universe": MODEL, "expected_jaccard": k / 2 / MODEL, "p_value": 0.0,
                     })  # fmt: skip

@@ -21,8 +21,8 @@ from esa.report.theme import PRINTED_POINTS
 from tests.report.conftest import WORST
 
 SECTIONS = [
-    "Question", "Finding", "Worst single weights", "Damage", "Damage by group and k", "Score distribution",
-    "Where the score lies", "Stability and agreement", "Bit faults", "Provenance", "Reproduction", "Artifacts",
+    "Question", "Finding", "Worst single weights", "Damage", "Score distribution", "Where the score lies",
+    "Stability and agreement", "Bit faults", "Provenance", "Reproduction", "Artifacts",
 ]  # fmt: skip
 Maker = Callable[..., Any]
 
@@ -57,7 +57,8 @@ def test_every_section_stands_in_order(whole: tuple[Any, report.ReportResult]) -
     assert result.markdown.startswith("# fake_run\n")
     assert headings(result.markdown) == SECTIONS
     assert made.question in section(result.markdown, "Question")
-    assert result.path.read_text(encoding="utf-8") == result.markdown
+    assert result.path.name == "report.html"
+    assert (result.folder / "report.md").read_text(encoding="utf-8") == result.markdown
     assert result.folder.name.startswith("fake_run-")
 
 
@@ -72,7 +73,8 @@ def test_the_finding_states_what_was_measured(whole: tuple[Any, report.ReportRes
         f" {number(row['ppl_base'])} to {number(row['ppl'])}, {number(row['ppl'] / row['ppl_base'])} times"
     ) in finding
     assert "noise floor of 2.500e-6 nats per token" in finding
-    assert "Above every random one." in finding
+    assert "**zero: the top weights do more harm than every random draw of as many in 9 of 9 comparisons**" in finding
+    assert "Above every random one." in section(result.markdown, "Damage")
 
 
 def test_the_numbers_of_the_damage_table_are_those_of_the_artifact(whole: tuple[Any, report.ReportResult]) -> None:
@@ -166,7 +168,8 @@ def test_figures_are_png_and_svg_with_their_data(whole: tuple[Any, report.Report
 def test_no_type_is_under_seven_points_in_print(fake: Maker, many: bool) -> None:
     """At 85 mm width every text of every figure is 7 points or more, also with eight metrics."""
     metrics = ("magnitude", "act_mag", "wanda", "grad_x_weight", "grad_squared", "fisher_obd", "hutchinson_diag", "obd")
-    result = written(fake(metrics=metrics if many else ("act_mag",), methods=({"method": "zero"},)))
+    result = written(fake(metrics=metrics if many else ("act_mag",), methods=({"method": "zero"},), singles=True))
+    assert (result.folder / "figures/damage_single_zero.svg").exists()
     for path in (result.folder / "figures").glob("*.svg"):
         svg = path.read_text()
         width = float(re.search(r'<svg[^>]*\bwidth="([\d.]+)"', svg)[1])  # type: ignore[index]
@@ -183,7 +186,8 @@ def test_a_run_without_an_effect_claims_none(fake: Maker) -> None:
     assert "none raises the perplexity: the mean NLL" in finding
     assert "takes perplexity" not in finding
     assert "Above every random one" not in finding
-    assert "The top stays within the noise floor." in finding
+    assert "zero: in none of 9 comparisons do the top weights do more harm than random" in finding
+    assert "The top stays within the noise floor." in section(result.markdown, "Damage")
 
 
 def test_a_checksum_that_differs_is_said_loudly(fake: Maker) -> None:
@@ -279,7 +283,6 @@ def test_what_is_no_finished_step_is_refused(fake: Maker, tmp_path: Path) -> Non
     for sources, words in (
         ([tmp_path / "empty"], "holds neither run.json nor manifest.json"),
         ([tmp_path / "nowhere"], "no such folder"),
-        ([made.folders["rank"], fake(name="two").folders["rank"]], "is a second rank step"),
         ([], "names no finished step"),
         ([written(made).folder], "is a step 'report'"),
     ):

@@ -9,8 +9,9 @@ import polars as pl
 import pytest
 
 from esa.artifact import find_table, make_table
-from esa.report.findings import group_sentences
+from esa.report.findings import agreement_sentences, comparison_sentences, group_sentences
 from esa.report.frames import damage_points, drawn, jaccard_matrix, score_distribution, shares, thresholds
+from esa.report.sections import agreement_table
 from esa.report.tables import collapse, damage_summary, fault_summary, label, worst_single
 from tests.report.conftest import WORST
 
@@ -190,3 +191,40 @@ def test_single_weights_are_compared_by_their_worst() -> None:
     assert text.endswith("Above every random one.")
     (text,) = group_sentences(rows({**top, "ppl": 10.5}, random, {**random, "ppl": 11.0}))
     assert text.endswith("Not above the largest random one.")
+
+
+def test_the_verdict_counts_comparisons() -> None:
+    """The verdict says in how many comparisons the top is above every random draw, and leaves out those without a number."""
+    random = {"metric": None, "group": "random_k", "ppl": 11.0, "draw": 0}
+    draws = [{**random, "k": k, "ppl": ppl, "draw": n} for k in (1, 10, 100) for n, ppl in enumerate((10.5, 11.0))]
+    lost = {"k": 100, "ppl": None, "nll": None, "delta_nll": None, "outcome": "nonfinite"}
+    (text,) = comparison_sentences(rows({"k": 1, "ppl": 10.9}, {"k": 10, "ppl": 40.0}, lost, *draws))
+    assert "more harm than every random draw of as many in 1 of 2 comparisons** (`act_mag`; k = 1 and 10)" in text
+    assert text.endswith("Perplexity over intact: top 1.090 to 4.000, random 1.100 at most.")
+    (text,) = comparison_sentences(rows({"k": 1, "ppl": 10.9}, *draws))
+    assert text.startswith("**zero: in the one comparison there is, the top weights do no more harm than random ones**")
+    (text,) = comparison_sentences(rows({"k": 1, "ppl": 12.0, "below_floor": True}, {"k": 10, "ppl": 9.0}, *draws))
+    assert text.startswith("**zero: in none of 2 comparisons do the top weights do more harm than random ones**")
+    assert comparison_sentences(rows({"k": 1}, lost)) == []
+    assert comparison_sentences(rows({"unit": "single"}, {**random, "unit": "single"})) == []
+
+
+def test_seeds_that_agree_alike_share_a_sentence(fake: Callable[..., Any]) -> None:
+    """One sentence holds all metrics with as many pairs of seeds and the same chance."""
+    overlap = find_table(fake().folders["overlap"], "overlap/1").frame
+    first = agreement_sentences(overlap)[0]
+    assert first.startswith(
+        "Between seeds, the top 100 agree with Jaccard 0.8182 by `act_mag` and 0.8182 by `grad_x_weight`"
+    )
+    assert "(mean over 3 pairs of seeds; 3.717e-7 by chance)" in first
+
+
+def test_short_lists_have_no_rank_biased_overlap(fake: Callable[..., Any]) -> None:
+    """Where a list holds fewer than k members its rank-biased overlap is left out, and the page says why."""
+    overlap = find_table(fake().folders["overlap"], "overlap/1").frame.head(1).with_columns(pl.lit(0.9876).alias("rbo"))
+    assert "| 0.9876 |" in agreement_table(overlap)[0]
+    assert len(agreement_table(overlap)) == 1
+    short = overlap.with_columns(pl.lit("component").alias("by"), pl.lit(4, pl.Int64).alias("size_a"))
+    table, note = agreement_table(pl.concat([overlap, short]))
+    assert table.count("0.9876") == 1
+    assert "extrapolation" in note
