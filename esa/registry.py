@@ -1,5 +1,6 @@
 """What can be named in a spec or on the command line: name -> ``module:attribute``, so that listing costs no import."""
 
+from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
@@ -19,6 +20,16 @@ METRICS: dict[str, str] = {
     "hutchinson_diag": "esa.score.hutchinson_diag:METRIC",
     "obd": "esa.score.obd:METRIC",
     "taylor2": "esa.score.taylor2:METRIC",
+}
+
+# Keys of [score] that some metrics alone read: they enter a step's id where one of those is scored.
+METRIC_KEYS: dict[str, tuple[str, ...]] = {
+    "reduction": ("grad_x_weight", "grad_squared"),
+    "resamples": ("ggn_diag", "ggn_obd"),
+    "probes": ("hutchinson_diag", "obd", "taylor2"),
+    "probe_groups": ("hutchinson_diag", "obd", "taylor2"),
+    "rounds": ("super_activation",),
+    "peak_ratio": ("super_activation",),
 }
 
 SELECTORS: dict[str, str] = {
@@ -56,6 +67,11 @@ REGISTRIES: dict[str, dict[str, str]] = {
     "method": METHODS,
     "task": TASKS,
 }
+
+
+def unread_keys(metrics: Sequence[str]) -> list[str]:
+    """Return the keys of [score] that none of the metrics reads."""
+    return [key for key, readers in METRIC_KEYS.items() if not set(readers) & set(metrics)]
 
 
 def suggest(name: str, known: list[str]) -> str:

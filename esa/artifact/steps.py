@@ -18,6 +18,7 @@ from esa.artifact.manifest import command_line, environment, now, peak_memory_by
 from esa.artifact.schemas import SCHEMA_VERSION
 from esa.artifact.tables import Table, read_table, to_json, write_table
 from esa.errors import ArtifactError, EsaError
+from esa.registry import unread_keys
 from esa.spec import Spec, dump_spec
 
 OUTPUTS = Path("outputs")
@@ -49,6 +50,9 @@ def step_keys(step: str, spec: Spec) -> dict[str, Any]:
     """Return the resolved keys of ``spec`` that ``step`` reads."""
     tree = spec.model_dump(mode="json", exclude_none=True)
     keys: dict[str, Any] = {}
+    unread = unread_keys(spec.score.metrics) if step == "score" else []
+    if "probe_groups" in unread or spec.score.probe_groups != "auto":
+        unread = [*unread, "memory_budget"]  # it sets the number of groups, and nothing else
     for dotted in STEP_KEYS[step]:
         section, _, key = dotted.partition(".")
         value = tree.get(section)
@@ -58,7 +62,7 @@ def step_keys(step: str, spec: Spec) -> dict[str, Any]:
             value = {
                 name: item
                 for name, item in value.items()
-                if name not in (*_NOT_READ.get((step, section), ()), *_NEVER_READ)
+                if name not in (*_NOT_READ.get((step, section), ()), *_NEVER_READ, *unread)
             }
         keys[dotted] = value
     return keys
@@ -121,6 +125,30 @@ class Step:
             raise busy(self.folder, other)
         return self._finished()
 
+    def reusable(self, *, force: bool) -> bool:
+        """Tell whether what is there is to be taken over: the step is ``complete``, and not to be computed again.
+
+        Raises ArtifactError as ``complete`` does; with ``force`` only if another process is writing the step.
+        """
+        if not force:
+            return self.complete
+        other = holder(self.folder)
+        if other is not None and other.pid != os.getpid():
+            raise busy(self.folder, other)
+        return False
+
+    def _clear(self) -> None:
+        """Take away the tables that the manifest names, then the manifest: another step's would stay unnamed."""
+        try:
+            names = read_manifest(self.folder).get("kinds", {})
+        except ArtifactError:  # no manifest, or none that can be read: nothing is named
+            names = {}
+        (self.folder / MANIFEST_NAME).unlink(missing_ok=True)
+        for name in names:
+            path = self.folder / name
+            if path.resolve().is_relative_to(self.folder.resolve()):
+                path.unlink(missing_ok=True)
+
     def _finished(self) -> bool:
         if not (self.folder / MANIFEST_NAME).exists():
             return False
@@ -149,7 +177,7 @@ class Step:
             path, opening = self.folder / "spec.toml", f"# {self.step}-{self.id}\n"
             ours = path.is_file() and path.read_text(encoding="utf-8").startswith(opening)
             if force:
-                (self.folder / MANIFEST_NAME).unlink(missing_ok=True)
+                self._clear()
             if force or not ours:
                 (self.folder / JOURNAL).unlink(missing_ok=True)
             (self.folder / FAILED).unlink(missing_ok=True)

@@ -34,6 +34,11 @@ class TokenWindows:
     text_facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def longest(self) -> int:
+        """Return the tokens of the longest window; lines may all be shorter than ``length``."""
+        return max(len(window) for window in self.ids)
+
+    @property
     def num_tokens(self) -> int:
         """Return all tokens, the first of each window included."""
         return sum(len(window) for window in self.ids)

@@ -77,7 +77,7 @@ def run(
     """
     progress = Recording(progress)
     step = eval_step(spec, root, out, loaded)
-    if step.complete and not force:
+    if step.reusable(force=force):
         require_same_model(step, loaded)
         progress.note(f"eval: {step.folder} is complete")
         return _finished(step)
@@ -123,10 +123,10 @@ def measure(spec: Spec, loaded: LoadedModel, progress: Progress) -> list[Evaluat
     tokens: dict[str, Tokens] = {}
     for each in combinations(spec):
         section = each.section
-        check_context(loaded.model, section.length, "eval.lengths" if spec.eval.lengths else "eval.length", progress)
         if section.source not in tokens:
             tokens = {section.source: tokenised(section, loaded.tokenizer, each.key)}  # the one before is done with
         cut.append(eval_windows(section, loaded.tokenizer, each.key, tokens[section.source], progress))
+        check_context(loaded.model, cut[-1].longest, "eval.lengths" if spec.eval.lengths else "eval.length", progress)
     if any(windows.num_bytes == 0 for windows in cut):
         progress.warn("the tokenizer does not tell where its tokens start: bits per byte is null")
     found = []

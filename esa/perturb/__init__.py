@@ -82,7 +82,7 @@ def run(
         )
     ranking, inputs, where = _resolve(targets)
     step = perturb_step(spec, inputs, root, out, loaded)
-    if step.complete and not force:
+    if step.reusable(force=force):
         require_same_model(step, loaded)
         progress.note(f"perturb: {step.folder} is complete")
         return _finished(step)
@@ -94,8 +94,8 @@ def run(
         groups = group_from_addresses(ranking, loaded.table)
         ks = (groups[0].size,)
     plan = plan_cases(spec.perturb, groups, ks, loaded, progress)
-    check_context(loaded.model, spec.eval.length, "eval.length", progress)
     windows = eval_windows(spec.eval, loaded.tokenizer, progress=progress)
+    check_context(loaded.model, windows.longest, "eval.length", progress)
     if windows.sha256 in calibration:
         progress.warn(
             "the calibration windows are the evaluation windows: damage is measured on the text that was scored"

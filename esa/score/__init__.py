@@ -25,9 +25,10 @@ from esa.model import (
 )
 from esa.model.footprint import footprint_of
 from esa.progress import Progress, Recording
+from esa.registry import METRIC_KEYS, unread_keys
 from esa.score.collect import KINDS, Collector
 from esa.score.engine import Effort, Engine, load_metrics
-from esa.score.memory import effort_of
+from esa.score.memory import effort_of, predicted_peak
 from esa.score.metric import Metric, Needs, Scores
 from esa.score.parts import DenseMaps, Parts, seeds_of
 from esa.score.reduce import Indices, reduce_scores
@@ -74,7 +75,7 @@ def run(
     """
     progress = Recording(progress)
     step = score_step(spec, root, out, loaded)
-    if step.complete and not force:
+    if step.reusable(force=force):
         require_same_model(step, loaded)
         progress.note(f"score: {step.folder} is complete")
         return ScoreResult(step.folder, step.id, reused=True)
@@ -82,9 +83,15 @@ def run(
     chosen = eligible(loaded.table, spec.score.include, spec.score.exclude)
     metrics = load_metrics(spec.score.metrics, spec.score.reduction)
     _require_range(metrics, loaded)
-    effort = effort_of(spec, footprint_of(loaded.model, spec.model, loaded.table))
-    check_context(loaded.model, spec.calibration.length, "calibration.length", progress)
+    model = footprint_of(loaded.model, spec.model, loaded.table)
+    effort = effort_of(spec, model)
+    _warn_of_keys(spec, progress)
+    stage, peak = predicted_peak(spec, model, effort)
+    if (budget := spec.model.memory_budget) is not None and peak > budget:
+        progress.warn(f"model.memory_budget: {budget / 1e9:.2f} GB; {stage} is predicted to hold {peak / 1e9:.2f} GB")
     windows = calibration_windows(spec.calibration, loaded.tokenizer, spec.score.seeds, progress)
+    longest = max(windows[seed].longest for seed in spec.score.seeds)
+    check_context(loaded.model, longest, "calibration.length", progress)
     if not step.begin(force=force):  # another process finished it while the model was loaded
         return ScoreResult(step.folder, step.id, reused=True)
     parts = Parts(step.folder / f"{_PARTS}{step.id}-{loaded.facts['fingerprint'][:12]}")
@@ -161,6 +168,15 @@ def _score_pass(
     said = {"warnings": progress.warnings[known:], "super_weights": engine.super_weights}
     parts.write(seed, collectors, **said)
     return said
+
+
+def _warn_of_keys(spec: Spec, progress: Progress) -> None:
+    """Warn of keys of [score] that are set and that no chosen metric reads."""
+    for key in unread_keys(spec.score.metrics):
+        value = getattr(spec.score, key)
+        if value != type(spec.score).model_fields[key].default:
+            readers = ", ".join(METRIC_KEYS[key])
+            progress.warn(f"score.{key} = {value!r} is read by {readers} alone, and none of them is scored")
 
 
 def _require_range(metrics: Sequence[Metric], loaded: LoadedModel) -> None:

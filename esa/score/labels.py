@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from esa.model.precision import wide, wide_device
 from esa.spec import generator
 
 _CHUNK = 32  # positions whose probabilities are held in float64 at once
@@ -55,14 +54,14 @@ def sampled_labels(logits: Tensor, seed: int, window: int, resample: int) -> Ten
     """Return labels ``(T,)`` drawn from the model's predictions, each position on its own.
 
     The inverse of the cumulative probability in float64 at one uniform number per position, from the stream of this seed,
-    window and resample: the same logits give the same labels on every device.
+    window and resample. Summed on the CPU: the order of a GPU's cumulative sum is not fixed.
     """
     uniform = torch.from_numpy(generator(seed, "labels", window, resample).random(logits.shape[1] - 1))
     positions = logits.detach()[0, :-1]
     drawn = []
     for start in range(0, len(positions), _CHUNK):
-        part = wide(positions[start : start + _CHUNK])
+        part = positions[start : start + _CHUNK].cpu().double()
         below = part.softmax(-1).cumsum(-1)
-        at = uniform[start : start + _CHUNK].to(wide_device(logits.device)) * below[:, -1]
+        at = uniform[start : start + _CHUNK] * below[:, -1]
         drawn.append(torch.searchsorted(below, at[:, None], right=True).squeeze(1).clamp_(max=part.shape[-1] - 1))
     return torch.cat(drawn)

@@ -8,7 +8,8 @@ from esa.model.footprint import BASE_BYTES, Footprint
 from esa.score.engine import Effort, load_metrics
 from esa.score.gradients import SAMPLED
 from esa.score.metric import Needs
-from esa.score.probe_groups import largest_group, max_groups
+from esa.score.peaks import require_projections
+from esa.score.probe_groups import largest_group, max_groups, probe_groups
 from esa.spec import Spec
 
 _ROW_BYTES = 100  # of one kept row in memory
@@ -19,14 +20,19 @@ _ARRAYS = 14  # of the largest tensor while it is reduced: statistics, scores, b
 def effort_of(spec: Spec, model: Footprint) -> Effort:
     """Return how much each estimate takes, with as few probe groups as ``model.memory_budget`` allows where they are auto.
 
-    Raises SpecError where not even a group per block fits.
+    Raises SpecError where not even a group per block fits, for more groups than there can be, and for super_activation without
+    a weight that it scores.
     """
     score, number = spec.score, spec.score.probe_groups
+    curved = any(metric.needs == Needs.DOUBLE_BACKWARD for metric in load_metrics(score.metrics))
+    chosen = eligible(model.table, score.include, score.exclude)
+    require_projections(score.metrics, chosen)
+    if curved and number != "auto":
+        probe_groups(chosen, number)
     if number == "auto":
         number = 1
-        curved = any(metric.needs == Needs.DOUBLE_BACKWARD for metric in load_metrics(score.metrics))
         if curved and (budget := spec.model.memory_budget) is not None:
-            most = max_groups(eligible(model.table, score.include, score.exclude))
+            most = max_groups(chosen)
             sizes = {groups: _curvature_peak(spec, model, groups) for groups in range(1, most + 1)}
             fitting = [groups for groups, size in sizes.items() if size <= budget]
             if not fitting:
@@ -39,6 +45,15 @@ def effort_of(spec: Spec, model: Footprint) -> Effort:
                 )
             number = fitting[0]
     return Effort(score.probes, number, score.resamples, score.rounds, score.peak_ratio)
+
+
+def predicted_peak(spec: Spec, model: Footprint, effort: Effort) -> tuple[str, int]:
+    """Return the stage that holds the most beside the loaded model, and its bytes with the model's and the program's."""
+    terms = memory_terms(spec, model, effort.probe_groups)
+    rows = terms.pop("rows")
+    shared = BASE_BYTES + model.weight_bytes + rows // len(spec.score.seeds) + terms.pop("boundaries", 0)
+    stage = max(terms, key=lambda name: terms[name])
+    return stage, shared + terms[stage]
 
 
 def _curvature_peak(spec: Spec, model: Footprint, groups: int) -> int:
@@ -102,7 +117,7 @@ def memory_terms(spec: Spec, model: Footprint, probe_groups: int) -> dict[str, i
     if Needs.DOUBLE_BACKWARD in needs:
         weights = largest_group(chosen, probe_groups)
         graph = model.num_blocks * _activations(model, length) * 3 + length * model.vocabulary * _FLOAT * 6
-        terms["curvature"] = weights * (5 * _FLOAT + 3 * model.item_bytes) + graph
+        terms["curvature"] = weights * (8 * _FLOAT + 3 * model.item_bytes) + graph  # counted on real runs
     return terms
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,18 +25,29 @@ class Peak:
     ``value``: y there. ``inputs``: what the projection read there, ``(d_in,)`` float32, under None, or per expert times its
     routing weight. ``axes``: output and input axis of the stored tensor. ``hidden``: the residual stream behind the block at
     the same place; ``median`` of its abs over all tokens and channels. ``ratio``: largest over median channel maximum of
-    abs(y), None where that is zero. ``candidate``: whether the peak stands out.
+    abs(y), None where that is zero. ``candidate``: whether the peak stands out. ``window``: which window. ``response``: what
+    the residual stream becomes when the projection's output loses some amounts (ascending), where that is not the plain
+    difference: a norm, a factor or a gate stands between; both ``(points,)`` float64 on the CPU.
     """
 
     inputs: dict[int | None, Tensor]
     axes: tuple[int, int]
     row: int
+    window: int
     token: int
     value: float
     hidden: float
     median: float
     ratio: float | None
     candidate: bool
+    response: tuple[Tensor, Tensor] | None = None
+
+    def without(self, contribution: Tensor) -> Tensor:
+        """Return the residual stream at the peak without each of some contributions to y, float64, ``(d_in,)``."""
+        if self.response is None:
+            return self.hidden - contribution
+        lost, hidden = (part.numpy() for part in self.response)
+        return torch.from_numpy(np.interp(contribution.cpu().numpy(), lost, hidden)).to(contribution.device)
 
     def facts(self) -> dict[str, float | int | None]:
         """Return the columns of ``tensors/1`` that tell of the peak."""

@@ -70,7 +70,8 @@ class Parts:
         (folder / DENSE).mkdir(exist_ok=True)
         for metric, seed in passes:
             name = f"{DENSE}/{dense_name(metric.name, seed)}"
-            os.replace(self.dense_path(metric.name, seed), folder / name)
+            if self.dense_path(metric.name, seed).exists():  # else a run that was broken off behind this line moved it
+                os.replace(self.dense_path(metric.name, seed), folder / name)
             kinds[name] = DENSE
         return kinds
 

@@ -59,6 +59,13 @@ def reduce_scores(
             where="score.metrics",
             hint="the model itself may give NaN on this text, or its dtype overflow: try dtype = 'float32'",
         )
+    for column in (scores.signed, scores.stderr):
+        if column is not None and not all(torch.isfinite(bound) for bound in column.aminmax()):
+            count = int((~torch.isfinite(column)).sum())
+            raise EsaError(
+                f"{metric} of {info.name}: {count} of {info.numel} signed scores or standard errors are NaN or infinite",
+                where="score.metrics",
+            )
     if large is None and not all(torch.isfinite(bound) for bound in weight.aminmax()):
         count = int((~torch.isfinite(weight)).sum())
         raise EsaError(f"{info.name}: {count} of {info.numel} weights are NaN or infinite", where="score.metrics")

@@ -7,11 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from esa.errors import SpecError
 from esa.model import LoadedModel, ParameterInfo
 from esa.progress import Progress
 from esa.score.metric import Metric, Peak, Scores, Statistics
-from esa.score.peaks import PROJECTIONS, PeakWatch
+from esa.score.peaks import PeakWatch
 from esa.score.streaming import forward_pass
 
 
@@ -35,14 +34,8 @@ def look_again(
 
     ``watch`` has seen the first round. A further one follows while a weight has a positive score and ``rounds`` are not
     done: that weight is zeroed, the windows run again. The model's own bits come back whatever happens.
-    Raises SpecError if no output projection of an MLP is among ``chosen``. Cost: a forward pass per further round.
+    Warns where the rounds are used up while the last one still found a weight. Cost: a forward pass per further round.
     """
-    if not watch.found:
-        raise SpecError(
-            [
-                f"score.metrics: {metric.name} scores {' and '.join(PROJECTIONS)}; none of them is among the weights to score"
-            ]
-        )
     peaks = {name: [peak] for name, peak in watch.found.items()}
     found: list[dict[str, Any]] = []
     zeroed: list[_Zeroed] = []
@@ -50,8 +43,11 @@ def look_again(
     try:
         while (best := _highest(loaded, chosen, metric, peaks, len(zeroed))) is not None:
             name, place, scores = best
-            found.append(_record(name, place, scores, parameters[name], len(found) + 1))
+            record = _record(name, place, scores, parameters[name], peaks[name][-1])
+            found.append({"round": len(found) + 1, **record})
             if len(found) == rounds:
+                if rounds > 1:
+                    progress.warn(f"the last of {rounds} rounds still found a weight: there may be more (score.rounds)")
                 break
             with torch.no_grad():
                 zeroed.append(_Zeroed(name, place, parameters[name][place].clone()))
@@ -88,15 +84,18 @@ def _highest(
     return best
 
 
-def _record(name: str, place: tuple[int, ...], scores: Scores, weight: Tensor, number: int) -> dict[str, Any]:
-    """Return what a manifest says of the weight that a round found."""
+def _record(name: str, place: tuple[int, ...], scores: Scores, weight: Tensor, peak: Peak) -> dict[str, Any]:
+    """Return what a manifest says of the weight that a round found: the peak's place by window and token, and its size."""
     return {
-        "round": number,
         "address": f"{name}:{','.join(map(str, place))}",
         "weight": float(weight.detach()[place]),
         "score": float(scores.score[place]),
-        "peak": scores.facts["peak"],
-        "peak_ratio": scores.facts["peak_ratio"],
+        "window": peak.window,
+        "token": peak.token,
+        "hidden": peak.hidden,
+        "median": peak.median,
+        "peak": peak.value,
+        "peak_ratio": peak.ratio,
     }
 
 

@@ -26,13 +26,13 @@ OnDone = Callable[[Sequence[str]], None]  # the parameters whose statistics are 
 
 
 class BlockWatch(Protocol):
-    """Look at every block in turn: before its windows run, and at its outputs ``(1, tokens, d_model)`` per window."""
+    """Look at every block in turn: while its windows run, and at its outputs ``(1, tokens, d_model)``, one per window."""
 
     def watching(self, block: int) -> AbstractContextManager[None]:
         """Watch the block's modules while it runs."""
 
-    def finish_block(self, block: int, outputs: Sequence[Tensor]) -> None:
-        """Take the residual stream behind the block, one tensor per window."""
+    def finish_block(self, block: int, outputs: Sequence[Tensor], again: Callable[[int], Tensor]) -> None:
+        """Take the residual stream behind the block; ``again(window)`` runs the block once more on one window."""
 
 
 @contextmanager
@@ -181,6 +181,12 @@ def _walk(
         if tap is not None:
             tap.num_tokens += ids.numel()
     for number in range(len(stack)):
+        before = [known[-1] for known in states] if watch is not None else []
+
+        def again(window: int, number: int = number, before: Sequence[Tensor] = before) -> Tensor:
+            with torch.no_grad():
+                return stack.run_block(number, before[window], prologues[window])
+
         with torch.no_grad(), _watching(tap, from_start=True), watch.watching(number) if watch else nullcontext():
             for known, prologue in zip(states, prologues):
                 known.append(stack.run_block(number, known[-1], prologue))
@@ -188,7 +194,7 @@ def _walk(
                     del known[0]
                 progress.advance()
         if watch is not None:
-            watch.finish_block(number, [known[-1] for known in states])
+            watch.finish_block(number, [known[-1] for known in states], again)
     progress.finish()
     return states, prologues
 

@@ -3,19 +3,21 @@
 import torch
 from torch import Tensor
 
+from esa.model.precision import wide
 from esa.score.metric import Metric, Needs, Peak, Scores, Statistics
 
 
-def growth(weight: Tensor, inputs: Tensor, hidden: float, median: float) -> Tensor:
+def growth(weight: Tensor, inputs: Tensor, peak: Peak) -> Tensor:
     """Return the signed growth of one output's weights: ``(|h| - |h - w_j x_j|) / median``.
 
     Args: weight ``(d_in,)``, the weights that feed the output i* where the projection's output peaks; inputs ``(d_in,)``, x at
-    the peak's token t*, an expert's times its routing weight; hidden, the residual stream h behind the block at (t*, i*);
-    median, of abs(h) over all tokens and channels behind the block. Positive where the weight alone adds to the massive
-    activation, negative where it erases one. Returns: float32 ``(d_in,)``, in medians.
+    the peak's token t*, an expert's times its routing weight. h is the residual stream behind the block at (t*, i*), the
+    median that of abs(h) over all tokens and channels there. Where a norm, a factor or a gate stands between the projection
+    and the residual stream, h without a contribution is measured (``Peak.response``) and not h - w_j x_j. Positive where the
+    weight alone adds to the massive activation, negative where it erases one. Returns: float32 ``(d_in,)``, in medians.
     """
-    exact = hidden - weight.double() * inputs.double()
-    return ((abs(hidden) - exact.abs()) / median).float()
+    without = peak.without(wide(weight) * wide(inputs))
+    return ((abs(peak.hidden) - without.abs()) / peak.median).float().to(weight.device)
 
 
 def super_activation(weight: Tensor, peak: Peak, output_axis: int, input_axis: int) -> tuple[Tensor, Tensor]:
@@ -30,13 +32,14 @@ def super_activation(weight: Tensor, peak: Peak, output_axis: int, input_axis: i
     Source: after Yu et al., The Super Weight in Large Language Models, 2024, who read row and column off the maxima of the
     projection's output and input. Here the residual stream decides: a late block that erases a massive activation has the
     same spikes, and a negative growth.
+    Raises ModelError where activations are not finite, or an expert's tokens cannot be told.
     """
     signed = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
     for expert, inputs in peak.inputs.items():
         matrix, into = (weight, signed) if expert is None else (weight[expert], signed[expert])
         drop = 0 if expert is None else 1
         axis = output_axis - drop
-        values = growth(matrix.select(axis, peak.row), inputs.to(weight.device), peak.hidden, peak.median)
+        values = growth(matrix.select(axis, peak.row), inputs.to(weight.device), peak)
         into.select(axis, peak.row).copy_(values)
         assert matrix.shape[input_axis - drop] == len(inputs)
     return (signed.clamp(min=0) if peak.candidate else torch.zeros_like(signed)), signed

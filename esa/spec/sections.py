@@ -177,9 +177,13 @@ class Score(Section):
     resamples: int = Field(
         default=1,
         ge=1,
-        description="draws of the labels per window for ggn_diag and ggn_obd; a standard error from 2 on",
+        description="draws of the labels per window for ggn_diag and ggn_obd; a standard error from 2 on, honest from 100 on",
     )
-    probes: int = Field(default=16, ge=1, description="Rademacher probes per window for curvature")
+    probes: int = Field(
+        default=16,
+        ge=1,
+        description="Rademacher probes per window for curvature; its standard error is honest from 16 on",
+    )
     probe_groups: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         default="auto",
         description="groups of blocks that curvature takes one after the other; auto: as few as model.memory_budget allows",

@@ -136,6 +136,47 @@ def test_another_step_in_the_folder_is_refused(tmp_path: Path) -> None:
     )
 
 
+def test_force_writes_over_another_step(tmp_path: Path) -> None:
+    """With --force another step takes the folder: the tables that the old one named are gone, a stranger's file stays."""
+    finished(tmp_path)
+    (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
+    new = Step("rank", spec(rank={"draws": 1}), INPUTS, folder=tmp_path)
+    assert not new.reusable(force=True)
+    assert new.begin(force=True)
+    assert not (tmp_path / "ranking.csv").exists()
+    assert (tmp_path / "mine.txt").read_text(encoding="utf-8") == "mine"
+    new.write(make_table("ranking/1", []), "ranking.csv")
+    new.finish(tables={"ranking.csv": "ranking/1"})
+    assert new.complete
+
+
+@pytest.mark.parametrize(
+    ("metrics", "changes", "same"),
+    [
+        (["act_mag"], {"probes": 4, "rounds": 3, "resamples": 2, "reduction": "mean", "probe_groups": 2}, True),
+        (["obd"], {"rounds": 3, "resamples": 2}, True),
+        (["obd"], {"probes": 4}, False),
+        (["super_activation"], {"rounds": 3}, False),
+        (["act_mag", "ggn_obd"], {"resamples": 2}, False),
+        (["act_mag"], {"dense": True}, False),
+    ],
+)
+def test_keys_that_no_metric_reads_make_no_other_step(
+    metrics: list[str], changes: dict[str, object], same: bool
+) -> None:
+    """A key of [score] enters the step's id where a metric that is scored reads it."""
+    plain, changed = (spec(score={"metrics": metrics, **more}) for more in ({}, changes))
+    assert (Step("score", plain, INPUTS).id == Step("score", changed, INPUTS).id) == same
+
+
+@pytest.mark.parametrize(("score", "same"), [({}, True), ({"metrics": ["obd"]}, False)])
+def test_a_budget_enters_the_id_where_it_sets_the_groups(score: dict[str, object], same: bool) -> None:
+    """model.memory_budget makes another step where curvature's probe groups follow from it."""
+    plain = spec(model={"id": "m"}, score=score)
+    bounded = spec(model={"id": "m", "memory_budget": "4 GB"}, score=score)
+    assert (Step("score", plain, INPUTS).id == Step("score", bounded, INPUTS).id) == same
+
+
 def test_force_starts_afresh(tmp_path: Path) -> None:
     """--force takes away the manifest and the journal of whatever was there before."""
     finished(tmp_path)

@@ -4,10 +4,13 @@ import pytest
 import torch
 
 from esa.errors import SpecError
-from esa.model import eligible
+from esa.model import ParameterInfo, eligible
 from esa.model.footprint import footprint_of
+from esa.progress import Silent
 from esa.score import curvature
+from esa.score.engine import Effort, Engine, load_metrics
 from esa.score.memory import effort_of
+from esa.score.metric import Metric
 from esa.score.probe_groups import largest_group, max_groups, probe_groups
 from tests.conftest import load, tiny_spec
 from tests.score.naive import engine_scores, unequal_windows
@@ -76,17 +79,29 @@ def test_taylor2_predicts_what_the_exact_hessian_predicts() -> None:
 
 def test_only_one_group_is_held_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every call of the probes is given one group, and its scores are out before the next begins."""
-    loaded, calls, original = load("llama"), [], curvature.hutchinson
     from esa.score import engine
 
+    loaded, original = load("llama"), curvature.hutchinson
+    events: list[tuple[str, set[str]]] = []
+
     def watch(*args: object) -> object:
-        calls.append(list(args[2]))
-        return original(*args)
+        events.append(("probe", set(args[2])))  # type: ignore[call-overload]
+        return original(*args)  # type: ignore[arg-type]
+
+    def emit(metric: Metric, info: ParameterInfo, *_: object) -> None:
+        events.append(("score", {info.name}))
 
     monkeypatch.setattr(engine, "hutchinson", watch)
-    engine_scores(loaded, unequal_windows(), ["obd", "taylor2"], probes=1, probe_groups=3)
-    assert len(calls) == 3
-    assert sorted(name for call in calls for name in call) == sorted(eligible(loaded.table))
+    chosen, metrics = eligible(loaded.table), load_metrics(["obd", "taylor2"])
+    Engine(loaded, chosen, metrics, emit, Silent(), Effort(1, probe_groups=3)).run(unequal_windows(), seed=0)
+    probed = [i for i, (kind, _) in enumerate(events) if kind == "probe"]
+    assert len(probed) == 3
+    for start, stop in zip(probed, [*probed[1:], len(events)], strict=True):
+        group = events[start][1]
+        assert [event for event in events[start + 1 : stop] if event[0] != "score"] == []
+        assert set().union(*(names for _, names in events[start + 1 : stop])) == group
+        assert stop - start - 1 == 2 * len(group)
+    assert set().union(*(events[i][1] for i in probed)) == set(chosen)
 
 
 @pytest.mark.parametrize(("spare", "groups"), [(1e9, 1), (0, None)])

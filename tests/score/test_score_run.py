@@ -97,6 +97,38 @@ def test_dense_scores_survive_an_interruption(tmp_path: Path, monkeypatch: pytes
         assert same, path.name
 
 
+@pytest.mark.parametrize("moved", [1, 2])
+def test_dense_scores_survive_an_interruption_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moved: int
+) -> None:
+    """Killed while the dense files are put into their place, or behind that, a run goes on and loses none."""
+    from esa.score import parts
+
+    chosen, original, calls = spec(["act_mag"], dense=True), parts.os.replace, []
+
+    def interrupted(source: Any, target: Any) -> None:
+        if Path(target).parent.name == "dense":
+            calls.append(1)
+            if len(calls) == moved + 1:
+                raise KeyboardInterrupt
+        original(source, target)
+
+    def unfinished(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parts.os, "replace", interrupted)
+        patch.setattr("esa.artifact.Step.finish", unfinished)
+        with pytest.raises(KeyboardInterrupt):
+            esa.score.run(chosen, loaded=load("llama"), root=tmp_path)
+    assert len(calls) == 2
+    folder = esa.score.run(chosen, loaded=load("llama"), root=tmp_path).folder
+    assert sorted(path.name for path in (folder / "dense").iterdir()) == [
+        "act_mag.0.safetensors",
+        "act_mag.1.safetensors",
+    ]
+
+
 def test_no_room_for_dense_scores_is_said_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -353,8 +385,9 @@ def test_include_brings_in_vectors(tmp_path: Path) -> None:
     found = frame(folder).group_by("metric", maintain_order=True).agg(pl.col("parameter").n_unique())
     assert found.rows() == [("magnitude", 4), ("act_mag", 3), ("grad_squared", 4)]
     what = "act_mag scores 3 of 4 tensors; it has no meaning for the others, such as model.norm.weight"
-    assert set(progress.warnings) == {what}
-    assert read_manifest(folder)["warnings"] == [what]
+    unread = "score.probes = 2 is read by hutchinson_diag, obd, taylor2 alone, and none of them is scored"
+    assert set(progress.warnings) == {unread, what}
+    assert read_manifest(folder)["warnings"] == [unread, what]
 
 
 def test_a_pattern_without_match_is_refused(tmp_path: Path) -> None:

@@ -4,13 +4,27 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GraniteConfig,
+    Llama4TextConfig,
+    LlamaConfig,
+    Olmo2Config,
+    Qwen2MoeConfig,
+)
 
-from esa.errors import SpecError
+from esa.errors import ModelError, SpecError
 from esa.model import LoadedModel, eligible, fingerprint, prepare
+from esa.model.footprint import footprint_of
 from esa.progress import Silent
 from esa.score.engine import Effort, Engine, load_metrics
+from esa.score.memory import effort_of
 from esa.score.metric import Scores
-from tests.conftest import build, load, make_tokenizer, tiny_spec
+from esa.score.peaks import PeakWatch
+from esa.score.streaming import forward_pass
+from esa.score.super_activation import super_activation
+from tests.conftest import SMALL, build, load, make_tokenizer, tiny_spec
 from tests.score.naive import engine_scores, load_double, super_activations, unequal_windows
 
 DOWN = "model.layers.1.mlp.down_proj.weight"
@@ -76,10 +90,15 @@ def test_an_innocent_model_has_no_candidate() -> None:
 
 
 def test_rounds_limit_the_search() -> None:
-    """With one round there is one finding, and the masked weights score what they add to the peak that was seen."""
-    places, values = GEOMETRIES["fan_out"]
-    engine, _ = search(planted(places, values), rounds=1)
+    """With one round there is one finding, and in a row the masked weights score what they add to the peak that was seen."""
+    places, values = GEOMETRIES["gather"]
+    engine, scores = search(planted(places, values), rounds=1)
     assert len(engine.super_weights) == 1
+    assert (
+        engine.super_weights[0]["address"]
+        == f"{DOWN}:{','.join(map(str, divmod(int(scores[DOWN].score.argmax()), 24)))}"
+    )
+    assert sum(float(scores[DOWN].score[place]) > 10 for place in places) >= 2
 
 
 def test_an_eraser_scores_zero_and_has_a_negative_growth() -> None:
@@ -139,12 +158,114 @@ def test_signed_growth_equals_its_formula(architecture_name: str) -> None:
 
 
 def test_without_an_output_projection_there_is_nothing_to_score() -> None:
-    """A choice of weights without any MLP output projection is an error that names the components."""
+    """A choice of weights without any MLP output projection is an error before any pass, and names the components."""
+    loaded = load("llama")
+    spec = tiny_spec(score={"metrics": ["super_activation"], "include": ["component=attn.*"]})
     with pytest.raises(SpecError) as caught:
-        search(load("llama"), rounds=1, include=("component=attn.*",))
+        effort_of(spec, footprint_of(loaded.model, spec.model, loaded.table))
     assert caught.value.problems == [
         "score.metrics: super_activation scores mlp.down and expert.down; none of them is among the weights to score"
     ]
+
+
+def test_rounds_that_run_out_are_said() -> None:
+    """Where the last allowed round still found a weight, a warning says that there may be more; where the search ended, none."""
+    places, values = GEOMETRIES["fan_out"]
+    assert search(planted(places, values), rounds=2)[0].progress.warnings == [
+        "the last of 2 rounds still found a weight: there may be more (score.rounds)"
+    ]
+    assert search(planted(places, values), rounds=9)[0].progress.warnings == []
+
+
+def test_a_channel_that_writes_alone_is_a_candidate() -> None:
+    """A projection of zeros but for one large weight has no median channel to stand above, and is found."""
+    loaded = planted([(5, 7)], (LARGE,))
+    with torch.no_grad():
+        weight = loaded.parameters()[DOWN]
+        kept = weight[5, 7].clone()
+        weight.zero_()
+        weight[5, 7] = kept
+    engine, scores = search(loaded, rounds=1)
+    assert [one["address"] for one in engine.super_weights] == [f"{DOWN}:5,7"]
+    assert scores[DOWN].facts["peak_ratio"] is None
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_activations_that_are_no_numbers_are_refused(value: float) -> None:
+    """NaN and infinity end in an error that names the block, not in scores of zero."""
+    loaded = load("llama")
+    with torch.no_grad():
+        loaded.parameters()["model.layers.1.mlp.up_proj.weight"][3, 4] = value
+    with pytest.raises(
+        ModelError, match=r"layers.1.mlp.down_proj.weight or the hidden state behind block 1 is NaN or infinite"
+    ):
+        search(loaded, rounds=1)
+
+
+BETWEEN = {  # what stands between the projection and the residual stream
+    "a norm": Gemma2Config(**SMALL, num_key_value_heads=2, head_dim=4, query_pre_attn_scalar=4),
+    "a norm, other order": Olmo2Config(**SMALL, num_key_value_heads=2),
+    "a factor": GraniteConfig(**SMALL, num_key_value_heads=2, residual_multiplier=0.25),
+    "a gate": Qwen2MoeConfig(
+        **SMALL, num_key_value_heads=2, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=12,
+        shared_expert_intermediate_size=24, decoder_sparse_step=1, mlp_only_layers=[],
+    ),
+    "nothing": LlamaConfig(**SMALL, num_key_value_heads=2),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("between", BETWEEN)
+def test_growth_is_what_zeroing_the_weight_does(between: str) -> None:
+    """On every kind of block the growth of a weight is the change of the residual stream when it is really zeroed."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(BETWEEN[between]).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim >= 2:
+                parameter.copy_(torch.randn(parameter.shape) * 0.2)
+    loaded = prepare(model, make_tokenizer(), tiny_spec().model, torch.device("cpu"))
+    windows, chosen = unequal_windows(), eligible(loaded.table)
+    watch = PeakWatch(loaded, chosen, 1.0)
+    batches = [torch.tensor([ids]) for ids in windows.ids]
+    forward_pass(loaded, batches, None, Silent(), watch)
+    assert set(watch.found) == {n for n, info in chosen.items() if info.component in ("mlp.down", "expert.down")}
+    measured = 0
+    for name, peak in watch.found.items():
+        info, weight = loaded.table[name], loaded.parameters()[name]
+        signed = super_activation(weight.detach(), peak, *peak.axes)[1]
+        outputs: list[torch.Tensor] = []
+        hook = loaded.stack.blocks[info.block].register_forward_hook(  # type: ignore[index]
+            lambda _, args, h, outputs=outputs: outputs.append(h[0] if isinstance(h, tuple) else h)
+        )
+        for place in (signed != 0).nonzero().tolist():
+            saved = weight.detach()[tuple(place)].clone()
+            with torch.no_grad():
+                weight[tuple(place)] = 0
+                model(input_ids=batches[peak.window], use_cache=False)
+                weight[tuple(place)] = saved
+            without = float(outputs[-1][0, peak.token, peak.row])
+            expected = (abs(peak.hidden) - abs(without)) / peak.median
+            assert float(signed[tuple(place)]) == pytest.approx(expected, rel=0.05, abs=2e-3)
+            measured += 1
+        hook.remove()
+        assert (peak.response is None) == (between == "nothing" or "experts" in name)
+    assert measured > 30
+
+
+def test_experts_whose_tokens_cannot_be_told_are_refused() -> None:
+    """A mixture that hands its experts no routing is an error that says so."""
+    config = Llama4TextConfig(
+        **SMALL, num_key_value_heads=2, head_dim=4, num_local_experts=4, num_experts_per_tok=1, interleave_moe_layer_step=1,
+        intermediate_size_mlp=24,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    loaded = prepare(
+        AutoModelForCausalLM.from_config(config).eval(), make_tokenizer(), tiny_spec().model, torch.device("cpu")
+    )
+    with pytest.raises(
+        ModelError, match="does not tell which tokens its experts see: super_activation has no value for"
+    ):
+        search(loaded, rounds=1, include=("*experts.down_proj",))
 
 
 def test_the_bits_come_back_after_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
