@@ -127,7 +127,9 @@ def cause(error: BaseException) -> Cause | None:
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
     link: BaseException | None = error
-    while link is not None:
+    seen: set[int] = set()
+    while link is not None and id(link) not in seen:  # datasets raises errors that are their own cause
+        seen.add(id(link))
         yield link
         link = link.__cause__ or link.__context__
 

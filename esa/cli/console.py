@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -27,7 +28,7 @@ def stderr_console() -> Console:
 def print_error(error: EsaError) -> None:
     """Print an error's lines and its hint; what files hold reaches the terminal as text, not as commands to it."""
     lines = [f"esa: error: {line}" for line in error.lines()] + ([f"  hint: {error.hint}"] if error.hint else [])
-    for line in "\n".join(lines).split("\n"):
+    for line in lines:
         print(printable(line), file=sys.stderr)
 
 
@@ -136,19 +137,25 @@ def print_table(
     The columns named in ``right`` are right-aligned; the cells of those in ``wrap`` may take several lines.
     """
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold", title_style="bold")
-    for name in header:
+    fixed = []
+    for column, name in enumerate(header):
+        widest = max(cell_len(printable(cells[column])) for cells in [header, *rows])
         table.add_column(
             name,
             justify="right" if name in right else "left",
             no_wrap=name not in wrap,
             overflow="fold",
+            min_width=None if name in wrap else widest,
         )
+        fixed.append(cell_len(name) if name in wrap else widest)
     for row in rows:
         table.add_row(*(escape(printable(cell)) for cell in row))
     if console is None:
         console = stderr_console()
         if not console.is_terminal:
             console.width = 200
+    # A cut address or figure would be a wrong one: a table that is wider than the window runs over instead.
+    console.width = max(console.width, sum(fixed) + 2 * len(header))
     console.print()
     console.print(table)
 

@@ -56,7 +56,12 @@ Format = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Do it again even if it is complete.", rich_help_panel=OUTPUT)]
+Force = Annotated[
+    bool,
+    typer.Option(
+        "--force", help="Do it again even if it is complete; what is there goes first.", rich_help_panel=OUTPUT
+    ),
+]
 DryRun = Annotated[
     bool,
     typer.Option(

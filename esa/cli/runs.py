@@ -1,5 +1,6 @@
 """``esa runs``: what lies in outputs/, and deleting from it."""
 
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -112,8 +113,8 @@ def rm_command(
 ) -> None:
     """Delete runs or steps, after showing what goes, what was made from it, and asking.
 
-    Only what esa wrote below outputs/ is deleted, and nothing that is being written. Without NAME, --incomplete, --failed and
-    --stale choose among all runs.
+    Whole folders of esa's below outputs/ go, with every file in them, and none that is being written. Without NAME,
+    --incomplete, --failed and --stale choose among all runs.
 
     Examples:
     `esa runs rm smollm2_quickstart`
@@ -236,4 +237,5 @@ def _agreed(question: str) -> bool:
             hint="--yes deletes without asking",
         )
     typer.echo(question, err=True, nl=False)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # polars leaves one behind that lets the read go on
     return sys.stdin.readline().strip().lower() in ("y", "yes")

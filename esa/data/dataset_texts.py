@@ -91,7 +91,7 @@ def _rows(source: str, parts: TextSource, commit: Commit | None) -> tuple[list[s
             raise DataError(f"the cache holds {builder.hash}, not commit {commit.sha}", where=source)
         offered = builder.config.data_files or builder.info.splits or {}
         if parts.split not in offered:
-            raise _missing(source, "split", parts.split, list(offered))
+            raise _missing(source, "split", parts.split, [str(name) for name in offered])
         if builder.config.data_files:
             builder.config.data_files = type(builder.config.data_files)({parts.split: offered[parts.split]})
         builder.download_and_prepare(verification_mode="no_checks")  # the sizes stated are those of all splits

@@ -92,7 +92,9 @@ def run(
         for note in notes[:2]:
             progress.note(note)
         if len(notes) > 2:
-            progress.note(f"... and {len(notes) - 2} more notes of this kind, in manifest.json")
+            progress.note(
+                f"... and {len(notes) - 2} more notes of this kind{', in manifest.json' if into_folder else ''}"
+            )
     return RankResult(table, notes, step.folder if into_folder else None)
 
 

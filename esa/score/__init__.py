@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from esa.artifact import Step, marking_failures
+from esa.artifact.space import size_text
 from esa.artifact.steps import OUTPUTS
 from esa.data import TokenWindows, calibration_windows, source_hash
 from esa.errors import EsaError, ModelError
@@ -88,7 +89,7 @@ def run(
     _warn_of_keys(spec, progress)
     stage, peak = predicted_peak(spec, model, effort)
     if (budget := spec.model.memory_budget) is not None and peak > budget:
-        progress.warn(f"model.memory_budget: {budget / 1e9:.2f} GB; {stage} is predicted to hold {peak / 1e9:.2f} GB")
+        progress.warn(f"model.memory_budget: {size_text(budget)}; {stage} is predicted to hold {size_text(peak)}")
     windows = calibration_windows(spec.calibration, loaded.tokenizer, spec.score.seeds, progress)
     longest = max(windows[seed].longest for seed in spec.score.seeds)
     check_context(loaded.model, longest, "calibration.length", progress)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from esa.artifact.space import size_text
 from esa.errors import SpecError
 from esa.model.anatomy import ParameterInfo, eligible
 from esa.model.footprint import BASE_BYTES, Footprint
@@ -38,7 +39,7 @@ def effort_of(spec: Spec, model: Footprint) -> Effort:
             if not fitting:
                 raise SpecError(
                     [
-                        f"model.memory_budget: {budget / 1e9:.2f} GB; curvature needs {min(sizes.values()) / 1e9:.2f} GB"
+                        f"model.memory_budget: {size_text(budget)}; curvature needs {size_text(min(sizes.values()))}"
                         f" even in {most} probe groups"
                     ],
                     hint="shorter calibration windows, fewer weights (score.include) or a larger budget",

@@ -56,6 +56,13 @@ def look_again(
             forward_pass(loaded, windows, None, progress, again)
             for other, peak in again.found.items():
                 peaks[other].append(_without(other, peak, zeroed, chosen[other].expert_axis))
+        if not found:
+            highest = max((peak.ratio for peak in watch.found.values() if peak.ratio is not None), default=None)
+            text = "none" if highest is None else f"{highest:.3g}"
+            progress.warn(
+                f"{metric.name}: no weight stands out: the largest peak_ratio is {text}, {watch.threshold:g} is needed"
+                " (score.peak_ratio); every score is zero, and a top_k of it is no choice"
+            )
     finally:
         with torch.no_grad():
             for one in reversed(zeroed):

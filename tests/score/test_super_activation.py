@@ -282,3 +282,10 @@ def test_the_bits_come_back_after_an_interruption(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(KeyboardInterrupt):
         search(loaded, rounds=5)
     assert fingerprint(loaded.model) == before
+
+
+def test_a_search_without_a_finding_says_so() -> None:
+    """Where no weight stands out a warning tells the largest ratio and the one that is needed."""
+    (warning,) = search(load("llama"), rounds=1)[0].progress.warnings
+    assert warning.startswith("super_activation: no weight stands out: the largest peak_ratio is ")
+    assert warning.endswith(", 20 is needed (score.peak_ratio); every score is zero, and a top_k of it is no choice")
