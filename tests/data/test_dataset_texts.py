@@ -296,3 +296,20 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(DataError, match="needs the package datasets"):
         check_source("hf:./d:test")
     assert read_source("builtin:sentences")
+
+
+def test_a_split_of_a_folder_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of Parquet files without that split is an error that names the splits it has."""
+    monkeypatch.chdir(tmp_path)
+    Path("only").mkdir()
+    pl.DataFrame({"text": ROWS}).write_parquet("only/train-00000-of-00001.parquet")
+    assert "has no split 'nope'; it has train" in refusal("hf:./only:nope")
+
+
+def test_a_folder_of_two_formats_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the library raises here is its own cause; the chain of causes ends all the same, in one error."""
+    monkeypatch.chdir(tmp_path)
+    Path("mixed").mkdir()
+    pl.DataFrame({"text": ROWS}).write_parquet("mixed/train-00000-of-00001.parquet")
+    Path("mixed/test.jsonl").write_text('{"text": "a"}\n', encoding="utf-8")
+    assert "Couldn't infer the same data file format for all splits" in refusal("hf:./mixed:train")
