@@ -137,14 +137,21 @@ def single_chart(weights: pl.DataFrame, effect: str) -> alt.LayerChart:
     )
     layers: list[alt.Chart] = [intact.encode(x=x), marks]
     width = WIDTH - 16 - room
-    subtitle = ["dashed: intact; block, component, row and column"]
-    broken = rows.filter(pl.col("ratio").is_null())
-    if broken.height:
-        subtitle.append("cross at the right edge: no finite perplexity")
-        cross = alt.Chart(broken).mark_point(shape=CROSS, size=40, strokeWidth=1.8, filled=False)
-        layers.append(cross.encode(x=alt.value(width - 6), y=y, opacity=faded(1), **look))
+    crosses, subtitle = without_ratio(rows, width, y=y, **look)
+    layers += crosses
     title = alt.Title(_heading(effect, "weights one at a time"), subtitle=subtitle, frame="bounds")
     return alt.LayerChart(layer=layers).properties(width=width, height=17 * len(labels), title=title)
+
+
+def without_ratio(rows: pl.DataFrame, width: float, **place: Any) -> tuple[list[alt.Chart], list[str]]:
+    """Return crosses at the right edge for weights without a finite perplexity, and the subtitle that explains the marks."""
+    subtitle = ["dashed: intact; block, component, row and column"]
+    broken = rows.filter(pl.col("ratio").is_null())
+    if broken.is_empty():
+        return [], subtitle
+    cross = alt.Chart(broken).mark_point(shape=CROSS, size=40, strokeWidth=1.8, filled=False)
+    crosses = [cross.encode(x=alt.value(width - 6), opacity=faded(1), **place)]
+    return crosses, [*subtitle, "cross at the right edge: no finite perplexity"]
 
 
 def heat_map(matrix: pl.DataFrame, subtitle: str | list[str] = "by metric and seed") -> alt.LayerChart:

@@ -18,6 +18,7 @@ COMPONENTS = (
     "expert.gate", "expert.up", "expert.gate_up", "expert.down", "norm", "lm_head", "other",
 )  # fmt: skip
 PANEL, HEIGHT = 310, 105
+FLOOR = 0.7  # below a count of one, on a logarithmic axis
 _SHARE = "share of score"
 _WEIGHTS = "share of weights"
 
@@ -39,10 +40,11 @@ def distribution_chart(distribution: pl.DataFrame, cuts: pl.DataFrame) -> alt.VC
     )
 
 
-def _distribution_panel(rows: pl.DataFrame, cuts: pl.DataFrame, metric: str, last: bool) -> alt.LayerChart:
+def count_axes(rows: pl.DataFrame, last: bool) -> tuple[alt.X, alt.Y, tuple[float, float]]:
+    """Return logarithmic axes of scores and counts, and the scores' range; the ``last`` panel names what lies along x."""
     low, high = float(rows["low"].min()), float(rows["high"].max()) * 1.2  # type: ignore[arg-type]
     top = float(rows["count"].max()) * 2  # type: ignore[arg-type]
-    x_ticks, y_ticks = log_ticks(low, high, 7), log_ticks(0.7, top, 4)
+    x_ticks, y_ticks = log_ticks(low, high, 7), log_ticks(FLOOR, top, 4)
     x = alt.X(
         "low:Q",
         title="score (in the unit of the metric)" if last else None,
@@ -52,13 +54,18 @@ def _distribution_panel(rows: pl.DataFrame, cuts: pl.DataFrame, metric: str, las
     y = alt.Y(
         "count:Q",
         title="weights (count)",
-        scale=alt.Scale(type="log", domain=[0.7, top], nice=False),
+        scale=alt.Scale(type="log", domain=[FLOOR, top], nice=False),
         axis=alt.Axis(values=y_ticks, labelExpr=axis_labels(y_ticks), domain=False, ticks=False),
     )
+    return x, y, (low, high)
+
+
+def _distribution_panel(rows: pl.DataFrame, cuts: pl.DataFrame, metric: str, last: bool) -> alt.LayerChart:
+    x, y, (low, high) = count_axes(rows, last)
     lines = {"score from": ("low", number), "to": ("high", number), "weights": ("count", number)}
     told, tooltip = tips(rows, lines)
     bars = (
-        alt.Chart(told.drop("metric").with_columns(pl.lit(0.7).alias("floor")))
+        alt.Chart(told.drop("metric").with_columns(pl.lit(FLOOR).alias("floor")))
         .mark_rect(color=PALETTE["sky"], stroke=PALETTE["blue"], strokeWidth=0.4)
         .encode(x=x, x2="high", y=y, y2="floor", tooltip=tooltip)
     )

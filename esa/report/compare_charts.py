@@ -7,14 +7,13 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from esa.report.charts import CROSS, axis_labels, panel_title, ratio_domain
-from esa.report.charts_scores import COMPONENTS, HEIGHT, PANEL
+from esa.report.charts import axis_labels, panel_title, ratio_domain, without_ratio
+from esa.report.charts_scores import COMPONENTS, FLOOR, HEIGHT, PANEL, count_axes
 from esa.report.frames import log_ticks
 from esa.report.interactive import faded, tips
 from esa.report.markdown import number, percent
 from esa.report.theme import PALETTE, RUNS, WIDTH, one_line
 
-_FLOOR = 0.7  # below a count of one, on a logarithmic axis
 _RUN: dict[str, Any] = {"run": ("label", str)}
 
 
@@ -79,12 +78,8 @@ def weights_chart(weights: pl.DataFrame, effect: str, names: Mapping[str, str]) 
         marks.encode(x=x, shape=shape, opacity=faded(1), **place),
     ]
     width = WIDTH - 16 - room
-    subtitle = ["dashed: intact; block, component, row and column"]
-    broken = rows.filter(pl.col("ratio").is_null())
-    if broken.height:
-        subtitle.append("cross at the right edge: no finite perplexity")
-        cross = alt.Chart(broken).mark_point(shape=CROSS, size=40, strokeWidth=1.8, filled=False)
-        layers.append(cross.encode(x=alt.value(width - 6), opacity=faded(1), **place))
+    crosses, subtitle = without_ratio(rows, width, **place)
+    layers += crosses
     title = alt.Title([f"{effect}:", "weights one at a time, by run"], subtitle=subtitle, frame="bounds")
     return alt.LayerChart(layer=layers).properties(width=width, height=_row(names) * len(titles), title=title)
 
@@ -116,21 +111,7 @@ def distributions_chart(distribution: pl.DataFrame, names: Mapping[str, str]) ->
 
 
 def _distribution_panel(rows: pl.DataFrame, names: Mapping[str, str], metric: str, last: bool) -> alt.LayerChart:
-    low, high = float(rows["low"].min()), float(rows["high"].max()) * 1.2  # type: ignore[arg-type]
-    top = float(rows["count"].max()) * 2  # type: ignore[arg-type]
-    x_ticks, y_ticks = log_ticks(low, high, 7), log_ticks(_FLOOR, top, 4)
-    x = alt.X(
-        "low:Q",
-        title="score (in the unit of the metric)" if last else None,
-        scale=alt.Scale(type="log", domain=[low, high], nice=False),
-        axis=alt.Axis(values=x_ticks, labelExpr=axis_labels(x_ticks), grid=False),
-    )
-    y = alt.Y(
-        "count:Q",
-        title="weights (count)",
-        scale=alt.Scale(type="log", domain=[_FLOOR, top], nice=False),
-        axis=alt.Axis(values=y_ticks, labelExpr=axis_labels(y_ticks), domain=False, ticks=False),
-    )
+    x, y, _ = count_axes(rows, last)
     color, _ = look(names, PANEL, lines=True)
     told, tooltip = tips(
         named(rows, names), _RUN | {"score from": ("low", number), "to": ("high", number), "weights": ("count", number)}
@@ -157,10 +138,10 @@ def _steps(rows: pl.DataFrame) -> pl.DataFrame:
     run, points, before = rows["run"][0], [], None
     for low, high, count in rows.select("low", "high", "count").iter_rows():
         if before is None or low > before * 1.001:
-            points += [(before, _FLOOR)] if before is not None else [(low, _FLOOR)]
+            points += [(before, FLOOR)] if before is not None else [(low, FLOOR)]
         points.append((low, float(count)))
         before = high
-    points.append((before, _FLOOR))
+    points.append((before, FLOOR))
     return pl.DataFrame({"run": [run] * len(points), "low": [x for x, _ in points], "count": [y for _, y in points]})
 
 

@@ -33,6 +33,12 @@ def _one_or_many(value: Any) -> Any:
     return (value,) if isinstance(value, int | str) else value
 
 
+def _number_or_auto(value: Any) -> Any:
+    if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ValueError(f"{value!r} is not allowed; allowed: an integer of at least 1, 'auto'")
+    return value
+
+
 def _bos(value: Any) -> Any:
     if not isinstance(value, bool) and value != "auto":
         raise ValueError(f"{value!r} is not allowed; allowed: true, false, 'auto'")
@@ -184,7 +190,7 @@ class Score(Section):
         ge=1,
         description="Rademacher probes per window for curvature; its standard error is honest from 16 on",
     )
-    probe_groups: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+    probe_groups: Annotated[Annotated[int, Field(ge=1)] | Literal["auto"], BeforeValidator(_number_or_auto)] = Field(
         default="auto",
         description="groups of blocks that curvature takes one after the other; auto: as few as model.memory_budget allows",
     )

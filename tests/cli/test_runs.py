@@ -3,8 +3,10 @@
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -177,3 +179,19 @@ def test_a_person_is_asked(house: House, answer: str, gone: bool) -> None:
     assert done.returncode == 0
     assert (not house.other.folder.exists()) == gone
     assert re.search(r"\nDelete 1 step, [\d,.]+ k?B\? \[y/N\] esa: (nothing was deleted|deleted 1 step)", done.stderr)
+
+
+def test_ctrl_c_at_the_question_deletes_nothing(house: House) -> None:
+    """On a terminal Ctrl-C ends the question with 130, and everything is still there."""
+    leader, follower = pty.openpty()
+    words = [sys.executable, "-m", "esa", "runs", "rm", "x", "--in", str(house.root)]
+    with subprocess.Popen(words, stdin=follower, stdout=follower, stderr=follower, start_new_session=True) as process:
+        os.close(follower)
+        shown = b""
+        while b"[y/N]" not in shown:
+            shown += os.read(leader, 4096)
+        time.sleep(0.3)  # the question is out before the answer is read
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 130
+    os.close(leader)
+    assert (house.score.folder / "manifest.json").exists()

@@ -107,7 +107,11 @@ def main() -> None:
     }
     print(f"\n{'metric':<17}{'draws':<16}{'truth within 2 stderr':>22}   seed by seed (5 seeds)")
     for metric, truth in truths.items():
-        efforts = [{"resamples": 32}, {"resamples": 200}] if "ggn" in metric else [{"probes": 32}, {"probes": 200}]
+        efforts = (
+            [{"resamples": number} for number in (32, 100, 200)]
+            if "ggn" in metric
+            else [{"probes": 32}, {"probes": 200}]
+        )
         if "ggn" not in metric:
             efforts.append({"probes": 200, "probe_groups": 2})
         for effort in efforts:

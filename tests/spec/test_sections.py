@@ -190,3 +190,13 @@ def test_equal_sections_hash_alike() -> None:
     assert one == other
     assert len({one, other, spec()}) == 2
     assert len({Model(id="m"), Model(id="m"), Model(id="n")}) == 2
+
+
+@pytest.mark.parametrize("given", ["aut", 0, 1.5])
+def test_probe_groups_are_a_number_or_auto(given: object) -> None:
+    """What is neither is one error with the value and what is allowed."""
+    with pytest.raises(SpecError) as caught:
+        spec(score={"probe_groups": given})
+    assert caught.value.problems == [
+        f"spec: score.probe_groups: {given!r} is not allowed; allowed: an integer of at least 1, 'auto'"
+    ]
