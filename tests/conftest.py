@@ -16,7 +16,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from esa.model import LoadedModel, prepare
+from esa.model import LoadedModel, describe, fingerprint, prepare
+from esa.model.weights import weights_of
 from esa.spec import Spec, spec_from_dict
 
 VOCABULARY = 96
@@ -48,6 +49,11 @@ def build(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
             if parameter.ndim >= 2:
                 parameter.copy_(torch.randn(parameter.shape) * 0.2)
     return model
+
+
+def model_fingerprint(model: Any, names: set[str] | None = None) -> str:
+    """Return the fingerprint of a model as transformers holds it."""
+    return fingerprint(weights_of(model, describe(model)), names)
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:

@@ -1,6 +1,5 @@
 """Load a causal language model and its tokenizer, and say exactly what was loaded."""
 
-import hashlib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from esa.model.anatomy import ParameterInfo, describe
 from esa.model.block_stack import BlockStack
 from esa.model.explaining import explained
 from esa.model.sources import find_source, pinned, source_hashes
+from esa.model.weights import Weight, fingerprint, weights_of
 from esa.progress import Progress, Silent
 from esa.spec.sections import Model as ModelSection
 
@@ -25,21 +25,21 @@ from esa.spec.sections import Model as ModelSection
 class LoadedModel:
     """A model in eval mode, proven to be a chain of blocks, with its tokenizer and what a manifest says of it.
 
-    ``storage`` maps a parameter to the dtype its bits live in; the tensors themselves have the compute dtype, which holds
-    every storage number exactly.
+    ``weights`` gives every parameter's numbers by name, a tied one once: wherever they are, however they are stored. Their
+    tensors have the compute dtype, which holds every storage number exactly.
     """
 
     model: Any  # a transformers.PreTrainedModel: an nn.Module with a configuration
     tokenizer: Any
     stack: BlockStack
     table: dict[str, ParameterInfo]
-    storage: dict[str, torch.dtype]
+    weights: dict[str, Weight]
     device: torch.device
     facts: dict[str, Any] = field(default_factory=dict)
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """Return the parameters by name; a tied one once."""
-        return dict(self.model.named_parameters())
+        """Return the parameters as the modules hold them now, by name; a tied one once."""
+        return {name: weight.parameter for name, weight in self.weights.items()}
 
 
 def load_model(section: ModelSection, progress: Progress | None = None) -> LoadedModel:
@@ -104,18 +104,20 @@ def prepare(model: Any, tokenizer: Any, section: ModelSection, device: torch.dev
     model.to(device)
     if any(parameter.ndim == 3 for parameter in model.parameters()) and hasattr(model, "set_experts_implementation"):
         model.set_experts_implementation("eager")
+    table = describe(model)
+    weights = weights_of(model, table, storage)
     with torch.no_grad():
         facts = {
             "architecture": type(model).__name__,
-            "fingerprint": fingerprint(model),
+            "fingerprint": fingerprint(weights),
             "dtype": section.dtype,
             "compute": section.dtype if section.compute == "auto" else section.compute,
             "quantization": section.quantization,
             "threads": torch.get_num_threads(),
             "accelerator": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-            "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "num_parameters": sum(info.numel for info in table.values()),
         }
-    return LoadedModel(model, tokenizer, BlockStack(model), describe(model), storage, device, facts)
+    return LoadedModel(model, tokenizer, BlockStack(model), table, weights, device, facts)
 
 
 def model_inputs(section: ModelSection, loaded: LoadedModel | None = None) -> dict[str, str]:
@@ -135,7 +137,7 @@ def require_same_model(step: Step, loaded: LoadedModel | None) -> None:
     if loaded is None:
         return
     stated = read_manifest(step.folder).get("model", {}).get("fingerprint")
-    if stated != fingerprint(loaded.model):
+    if stated != fingerprint(loaded.weights):
         raise ArtifactError(
             "was computed on a model with other weights", where=str(step.folder), hint="compute it afresh with --force"
         )
@@ -182,20 +184,6 @@ def _lists(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _lists(item) for key, item in value.items()}
     return [_lists(item) for item in value] if isinstance(value, tuple | list) else value
-
-
-def fingerprint(model: nn.Module, names: set[str] | None = None) -> str:
-    """Return the sha256 over name, dtype, shape and bytes of every parameter (or of ``names``), in order.
-
-    Cost: one read of the weights, about a second per 1.5 GB.
-    """
-    digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        if names is None or name in names:
-            digest.update(f"{name}|{parameter.dtype}|{tuple(parameter.shape)}|".encode())
-            data = parameter.detach().contiguous().cpu().view(-1)
-            digest.update(data.view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 @contextmanager

@@ -112,14 +112,14 @@ def run(
     touched = {name for case in plan.cases.values() for name, _ in case.targets}
     floors = floor_targets(groups, loaded, list(eligible(loaded.table)), seed, spec.eval.rewrites)
     touched |= {name for name, _ in floors}
-    before = fingerprint(loaded.model, touched)
+    before = fingerprint(loaded.weights, touched)
     try:
         campaign.evaluate(plan, floors)
     except BaseException as error:
-        if fingerprint(loaded.model, touched) != before:
+        if fingerprint(loaded.weights, touched) != before:
             raise CheckError("the model's checksum changed: a perturbation was not restored") from error
         raise
-    after = fingerprint(loaded.model, touched)
+    after = fingerprint(loaded.weights, touched)
     damage = make_table("damage/1", campaign.damage_rows(plan), step.meta())
     tables = {"damage.csv": "damage/1", "windows.csv": "windows/1"}
     step.write(damage, "damage.csv")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from esa.artifact import finite
 from esa.errors import CheckError
@@ -50,9 +50,9 @@ def plan_changes(
     function = load("method", method)
     changes = []
     for name, index in by_tensor(loaded, targets).items():
-        weight = loaded.parameters()[name].detach()
-        before = weight[torch.unravel_index(index, weight.shape)].to(loaded.storage[name])
-        after = function(before.clone(), options, Place(weight, loaded.table[name], index, draw))
+        weight = loaded.weights[name]
+        before = weight.stored(index)
+        after = function(before.clone(), options, Place(weight.values(), weight.info, index, draw))
         changes.append(Change(name, index, before, after))
     return changes
 
@@ -63,23 +63,18 @@ def applied(loaded: LoadedModel, changes: Sequence[Change]) -> Iterator[None]:
 
     Only the touched values are saved. Raises CheckError if a restored value differs from the saved one in any bit.
     """
-    saved: list[tuple[nn.Parameter, tuple[Tensor, ...], Tensor, str]] = []
-    parameters = loaded.parameters()
+    saved: list[tuple[Change, Tensor]] = []
     try:
-        with torch.no_grad():
-            for change in changes:
-                parameter = parameters[change.name]
-                place = torch.unravel_index(change.index, parameter.shape)
-                saved.append((parameter, place, parameter.detach()[place].clone(), change.name))
-                parameter[place] = change.after.to(parameter.dtype)
+        for change in changes:
+            saved.append((change, loaded.weights[change.name].held(change.index)))
+            loaded.weights[change.name].write(change.index, change.after)
         yield
     finally:
-        with torch.no_grad():
-            for parameter, place, values, _ in reversed(saved):
-                parameter[place] = values
-        for parameter, place, values, name in saved:
-            if not same_bits(parameter.detach()[place], values):
-                raise CheckError(f"{name} was not restored bit for bit")
+        for change, held in reversed(saved):
+            loaded.weights[change.name].write(change.index, held)
+        for change, held in saved:
+            if not same_bits(loaded.weights[change.name].held(change.index), held):
+                raise CheckError(f"{change.name} was not restored bit for bit")
 
 
 def same_bits(left: Tensor, right: Tensor) -> bool:
@@ -123,6 +118,5 @@ def neighbours(loaded: LoadedModel, target: Target) -> list[Change]:
     """Return the change of one weight to the adjacent representable number away from zero."""
     name, index = target
     place = torch.tensor([index], device=loaded.device)
-    weight = loaded.parameters()[name].detach()
-    before = weight[torch.unravel_index(place, weight.shape)].to(loaded.storage[name])
+    before = loaded.weights[name].stored(place)
     return [Change(name, place, before, (int_view(before) + 1).view(before.dtype))]

@@ -207,11 +207,11 @@ def _check_axes(over: str, group: Group, loaded: LoadedModel, where: str) -> Non
 
 def _check_bits(section: BitFlip, group: Group, loaded: LoadedModel, where: str) -> None:
     for name in {name for name, _ in group.targets}:
-        width = bit_width(loaded.storage[name], name)
+        width = bit_width(loaded.weights[name].dtype, name)
         for key, highest in (("bit", width - 1), ("bits", width)):
             value = getattr(section, key)
             if value is not None and value > highest:
                 raise EsaError(
-                    f"{value}, but {name} is stored as {loaded.storage[name]}: at most {highest}",
+                    f"{value}, but {name} is stored as {loaded.weights[name].dtype}: at most {highest}",
                     where=f"{where}.{key}",
                 )

@@ -63,9 +63,8 @@ def hutchinson(
     no standard error (None). float32, the parameters' shapes. Memory: eight times the chosen weights in float32 beside the
     model and one window's graph. Raises ModelError if a parameter is reached by no gradient.
     """
-    parameters = loaded.parameters()
     names = list(chosen)
-    tensors = [parameters[name] for name in names]
+    tensors = [loaded.weights[name].source() for name in names]
     total = sum(ids.numel() - 1 for ids in windows)
     mean = [torch.zeros(t.shape, dtype=torch.float32, device=t.device) for t in tensors]
     variance = [torch.zeros_like(m) for m in mean] if probes > 1 else []

@@ -95,9 +95,8 @@ class Engine:
         streamed = [metric for metric in metrics if metric.name != _PEAKS]
         peaks = [metric for metric in metrics if metric.name == _PEAKS]
         watch = PeakWatch(self.loaded, self.chosen, self.effort.peak_ratio) if peaks else None
-        parameters = self.loaded.parameters()
         reads_inputs = any(metric.needs == Needs.FORWARD for metric in streamed)
-        tap = InputTap({name: parameters[name] for name in self.chosen}) if reads_inputs else None
+        tap = InputTap({name: self.loaded.weights[name].parameter for name in self.chosen}) if reads_inputs else None
         wanted = [name for metric in streamed for name in metric.gradients]
         resamples = self.effort.resamples if SAMPLED in wanted else 0
         labels = Labels(any(name in UPDATES for name in wanted), resamples, seed)
@@ -144,7 +143,7 @@ class Engine:
         return statistics
 
     def _score(self, name: str, statistics: Statistics, metrics: Sequence[Metric]) -> None:
-        weight = self.loaded.parameters()[name].detach()
+        weight = self.loaded.weights[name].values()
         for metric in metrics:
             if not metric.applies(statistics):
                 self._without.setdefault(metric.name, []).append(name)

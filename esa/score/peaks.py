@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from esa.errors import ModelError, SpecError
 from esa.model import LoadedModel, ParameterInfo
+from esa.model.addresses import ravel
 from esa.model.input_tap import operands
 from esa.model.precision import wide
 from esa.score.metric import Peak
@@ -95,29 +96,30 @@ class PeakWatch:
         projection writes into it unchanged. Else that weight is given values at which it loses as much as each of the
         strongest weights would take away, and points between. Its own value comes back.
         """
-        parameter = self.loaded.parameters()[name]
-        parts = contributions(parameter.detach(), peak)
+        weight = self.loaded.weights[name]
+        parts = contributions(weight.values(), peak)
         expert, column = max(
             ((expert, int(values.abs().argmax())) for expert, values in parts.items()),
             key=lambda place: float(parts[place[0]][place[1]].abs()),
         )
         most = float(parts[expert][column])
         place = _place(peak, expert, column)
-        value = float(parameter.detach()[place])
+        value = float(weight.values()[place])
         if most == 0:
             return None
+        index = torch.tensor([ravel(place, weight.info.shape)])
+        saved = weight.held(index)
 
-        def hidden_at(weight: float) -> tuple[float, float]:
+        def hidden_at(number: float) -> tuple[float, float]:
             """Return what the projection loses at another value of the weight, and the residual stream then."""
-            parameter[place] = weight
-            held = float(parameter.detach()[place])  # as the dtype rounds it
+            weight.write(index, saved.new_tensor([number]))
+            held = float(weight.values()[place])  # as the dtype rounds it
             return most * (1 - held / value), float(again(peak.window)[0, peak.token, peak.row])
 
-        saved = parameter.detach()[place].clone()
         with torch.no_grad():
             try:
                 _, without = hidden_at(0.0)
-                rounding = 8 * torch.finfo(parameter.dtype).eps * abs(peak.hidden)
+                rounding = 8 * torch.finfo(saved.dtype).eps * abs(peak.hidden)
                 if abs(peak.hidden - most - without) <= 0.01 * abs(most) + rounding:
                     return None
                 every = torch.cat([values.cpu() for values in parts.values()])
@@ -126,7 +128,7 @@ class PeakWatch:
                 lost = [*strong, *np.linspace(low, high, _POINTS).tolist()]
                 found = sorted({hidden_at(value * (1 - one / most)) for one in lost} | {(0.0, peak.hidden)})
             finally:
-                parameter[place] = saved
+                weight.write(index, saved)
         lost_then, hidden_then = torch.tensor(found, dtype=torch.float64).T.contiguous()
         return lost_then, hidden_then
 
@@ -161,7 +163,7 @@ class PeakWatch:
             raise self._untold(name)
         hidden, index, weights = seen.inputs
         module = self.loaded.model.get_submodule(info.layer)
-        with torch.no_grad(), _ExpertInputs(self.loaded.parameters()[name]) as tap:
+        with torch.no_grad(), _ExpertInputs(self.loaded.weights[name].parameter) as tap:
             module(hidden, index, weights)
         shares = {expert: float(weights[0][index[0] == expert].sum()) for expert in tap.seen}
         return {expert: inputs.float() * shares[expert] for expert, inputs in tap.seen.items()}

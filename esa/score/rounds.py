@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from esa.model import LoadedModel, ParameterInfo
+from esa.model.addresses import ravel
 from esa.progress import Progress
 from esa.score.metric import Metric, Peak, Scores, Statistics
 from esa.score.peaks import PeakWatch
@@ -18,7 +19,8 @@ from esa.score.streaming import forward_pass
 class _Zeroed:
     parameter: str
     place: tuple[int, ...]
-    value: Tensor
+    index: Tensor  # (1,), row-major
+    held: Tensor  # (1,), what stood there
 
 
 def look_again(
@@ -39,19 +41,19 @@ def look_again(
     peaks = {name: [peak] for name, peak in watch.found.items()}
     found: list[dict[str, Any]] = []
     zeroed: list[_Zeroed] = []
-    parameters = loaded.parameters()
     try:
         while (best := _highest(loaded, chosen, metric, peaks, len(zeroed))) is not None:
             name, place, scores = best
-            record = _record(name, place, scores, parameters[name], peaks[name][-1])
+            record = _record(name, place, scores, loaded.weights[name].values(), peaks[name][-1])
             found.append({"round": len(found) + 1, **record})
             if len(found) == rounds:
                 if rounds > 1:
                     progress.warn(f"the last of {rounds} rounds still found a weight: there may be more (score.rounds)")
                 break
-            with torch.no_grad():
-                zeroed.append(_Zeroed(name, place, parameters[name][place].clone()))
-                parameters[name][place] = 0
+            index = torch.tensor([ravel(place, chosen[name].shape)])
+            held = loaded.weights[name].held(index)
+            zeroed.append(_Zeroed(name, place, index, held))
+            loaded.weights[name].write(index, torch.zeros_like(held))
             again = PeakWatch(loaded, chosen, watch.threshold)
             forward_pass(loaded, windows, None, progress, again)
             for other, peak in again.found.items():
@@ -64,9 +66,8 @@ def look_again(
                 " (score.peak_ratio); every score is zero, and a top_k of it is no choice"
             )
     finally:
-        with torch.no_grad():
-            for one in reversed(zeroed):
-                parameters[one.parameter][one.place] = one.value
+        for one in reversed(zeroed):
+            loaded.weights[one.parameter].write(one.index, one.held)
     return peaks, found
 
 
@@ -82,7 +83,7 @@ def _highest(
     for name in chosen:
         if name not in peaks or not peaks[name][number].candidate:
             continue
-        weight = loaded.parameters()[name].detach()
+        weight = loaded.weights[name].values()
         scores = metric.score(weight, Statistics(peaks=[peaks[name][number]]))
         index = scores.score.argmax()
         if float(scores.score.max()) > highest:
@@ -95,7 +96,7 @@ def _record(name: str, place: tuple[int, ...], scores: Scores, weight: Tensor, p
     """Return what a manifest says of the weight that a round found: the peak's place by window and token, and its size."""
     return {
         "address": f"{name}:{','.join(map(str, place))}",
-        "weight": float(weight.detach()[place]),
+        "weight": float(weight[place]),
         "score": float(scores.score[place]),
         "window": peak.window,
         "token": peak.token,

@@ -22,10 +22,10 @@ import esa.eval
 from esa.artifact.hub import Commit, without_network
 from esa.errors import ArtifactError, ModelError
 from esa.eval import eval_step
-from esa.model import fingerprint, load_model, source_hashes
+from esa.model import load_model, source_hashes
 from esa.progress import Silent
 from esa.spec.sections import Model
-from tests.conftest import build, make_tokenizer, tiny_spec
+from tests.conftest import build, make_tokenizer, model_fingerprint, tiny_spec
 from tests.hub import Repo, StandIn, point_at, serving
 
 SEEDS = {"main": 0, "v1": 1}
@@ -78,7 +78,7 @@ def repo(hub: StandIn) -> Repo:
 
 def expected(revision: str) -> str:
     """Return the fingerprint of a revision's weights."""
-    return fingerprint(build("llama", seed=SEEDS[revision]))
+    return model_fingerprint(build("llama", seed=SEEDS[revision]))
 
 
 def noted(progress: Silent) -> list[str]:

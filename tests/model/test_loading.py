@@ -17,11 +17,11 @@ from transformers import BertConfig, BertLMHeadModel, ViTConfig, ViTModel
 import esa.model.loading
 import esa.model.sources
 from esa.errors import ModelError, SpecError
-from esa.model import LoadedModel, fingerprint, load_model, prepare, source_hashes
+from esa.model import LoadedModel, load_model, prepare, source_hashes
 from esa.model.loading import check_shape, choose_device
 from esa.progress import Silent
 from esa.spec.sections import Model
-from tests.conftest import build, load, make_tokenizer
+from tests.conftest import build, load, make_tokenizer, model_fingerprint
 
 CPU = torch.device("cpu")
 
@@ -51,7 +51,7 @@ def test_a_folder_is_loaded_and_said(folder_model: Path) -> None:
     assert not loaded.model.training
     assert loaded.tokenizer("ab")["input_ids"] == [66, 67]
     assert loaded.facts == {
-        "id": str(folder_model), "revision": None, "architecture": "LlamaForCausalLM", "fingerprint": fingerprint(expected),
+        "id": str(folder_model), "revision": None, "architecture": "LlamaForCausalLM", "fingerprint": model_fingerprint(expected),
         "dtype": "float32", "compute": "float32", "quantization": "none", "num_parameters": 8944, "device": "cpu",
         "device_why": "named by model.device", "threads": 1, "accelerator": None,
     }  # fmt: skip
@@ -64,7 +64,7 @@ def test_a_nested_folder_of_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     name = "runs/tuned/checkpoint-10"
     build("llama").save_pretrained(tmp_path / name, max_shard_size="10KB")
     make_tokenizer().save_pretrained(tmp_path / name)
-    assert load_model(model_section(name)).facts["fingerprint"] == fingerprint(build("llama"))
+    assert load_model(model_section(name)).facts["fingerprint"] == model_fingerprint(build("llama"))
     before = source_hashes(name)
     shard = tmp_path / name / "model-00003-of-00004.safetensors"
     data = shard.read_bytes()
@@ -89,7 +89,7 @@ def test_a_folder_is_loaded_in_the_dtype_asked_for(folder_model: Path, name: str
     """The storage dtype is the spec's: every weight is the file's, rounded to it."""
     loaded = load_model(model_section(folder_model, dtype=name))
     dtype = getattr(torch, name)
-    assert set(loaded.storage.values()) == {dtype}
+    assert {weight.dtype for weight in loaded.weights.values()} == {dtype}
     for key, parameter in build("llama").named_parameters():
         assert torch.equal(loaded.parameters()[key], parameter.to(dtype)), key
 
@@ -351,7 +351,7 @@ def test_a_wider_compute_dtype_keeps_every_stored_number(dtype: str) -> None:
     loaded = prepared(dtype, "float32")
     for name, parameter in loaded.parameters().items():
         assert parameter.dtype == torch.float32
-        assert loaded.storage[name] == getattr(torch, dtype)
+        assert loaded.weights[name].dtype == getattr(torch, dtype)
         assert torch.equal(parameter, dict(stored.named_parameters())[name].float()), name
         assert torch.equal(parameter.to(getattr(torch, dtype)).float(), parameter), name
     assert (loaded.facts["dtype"], loaded.facts["compute"]) == (dtype, "float32")
@@ -370,8 +370,8 @@ def test_mixed_storage_is_remembered() -> None:
     model = build("llama")
     model.model.norm.to(torch.bfloat16)
     loaded = prepare(model, make_tokenizer(), Model(id="tiny", compute="float32"), CPU)
-    assert loaded.storage["model.norm.weight"] == torch.bfloat16
-    assert loaded.storage["lm_head.weight"] == torch.float32
+    assert loaded.weights["model.norm.weight"].dtype == torch.bfloat16
+    assert loaded.weights["lm_head.weight"].dtype == torch.float32
 
 
 def flip_last_bit(parameter: nn.Parameter) -> None:
@@ -383,25 +383,25 @@ def flip_last_bit(parameter: nn.Parameter) -> None:
 def test_a_fingerprint_sees_every_bit() -> None:
     """One bit of one weight of any parameter changes the fingerprint, and flipped back it is as before."""
     model = build("llama")
-    before = fingerprint(model)
+    before = model_fingerprint(model)
     seen = {before}
     for parameter in model.parameters():
         flip_last_bit(parameter)
-        seen.add(fingerprint(model))
+        seen.add(model_fingerprint(model))
         flip_last_bit(parameter)
-    assert fingerprint(model) == before
+    assert model_fingerprint(model) == before
     assert len(seen) == 1 + len(list(model.parameters()))
 
 
 def test_a_fingerprint_sees_zeros_sign_and_dtype() -> None:
     """Equal numbers of other bits have another fingerprint: -0.0 for 0.0, and another dtype."""
-    model = nn.Linear(2, 1, bias=False)
+    model = build("llama")
     seen = set()
     with torch.no_grad():
         for value in (0.0, -0.0):
-            model.weight.fill_(value)
-            seen.add(fingerprint(model))
-    seen.add(fingerprint(model.bfloat16()))
+            model.lm_head.weight.fill_(value)
+            seen.add(model_fingerprint(model))
+    seen.add(model_fingerprint(model.bfloat16()))
     assert len(seen) == 3
 
 
@@ -409,11 +409,11 @@ def test_a_fingerprint_of_some_sees_only_those() -> None:
     """A fingerprint of named parameters does not see the others."""
     model = build("llama")
     names = {"lm_head.weight"}
-    before = fingerprint(model, names)
+    before = model_fingerprint(model, names)
     flip_last_bit(model.model.norm.weight)
-    assert fingerprint(model, names) == before
+    assert model_fingerprint(model, names) == before
     flip_last_bit(model.lm_head.weight)
-    assert fingerprint(model, names) != before
+    assert model_fingerprint(model, names) != before
 
 
 def test_experts_run_one_by_one() -> None:

@@ -152,12 +152,12 @@ def test_a_restore_that_fails_is_noticed(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_fingerprint_sees_a_single_bit() -> None:
     """The checksum over the touched tensors changes with one bit, and not with other tensors."""
     loaded = load("llama")
-    before = fingerprint(loaded.model, {DOWN})
+    before = fingerprint(loaded.weights, {DOWN})
     with torch.no_grad():
         loaded.parameters()[UP].view(-1)[0] = 9.0
-        assert fingerprint(loaded.model, {DOWN}) == before
+        assert fingerprint(loaded.weights, {DOWN}) == before
         loaded.parameters()[DOWN].view(-1)[0].nextafter_(torch.tensor(torch.inf))
-    assert fingerprint(loaded.model, {DOWN}) != before
+    assert fingerprint(loaded.weights, {DOWN}) != before
 
 
 def test_targets_are_sorted_by_address_once() -> None:

@@ -144,7 +144,7 @@ def test_fault_rows_name_every_flipped_bit(dtype: torch.dtype) -> None:
 def test_bits_of_other_dtypes_are_refused() -> None:
     """A dtype without bits to flip here is an error that names the tensor."""
     loaded = load("llama")
-    loaded.storage[NAME] = torch.float64
+    loaded.weights[NAME].dtype = torch.float64
     loaded.model.double()
     with pytest.raises(EsaError) as raised:
         plan_changes(loaded, [(NAME, 0)], "bit_flip", {"bit": 0}, generator(0, "x"))

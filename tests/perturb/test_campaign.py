@@ -189,9 +189,9 @@ def test_nothing_is_evaluated_twice(tmp_path: Path, evaluations: dict[str, int])
 def test_the_model_is_as_before(finished: Any, tmp_path: Path) -> None:
     """A whole campaign leaves every bit of the model, and the manifest holds the checksum of the touched tensors."""
     loaded = load("llama")
-    before = fingerprint(loaded.model)
+    before = fingerprint(loaded.weights)
     checksum = read_manifest(perturb(FULL, ranking(), tmp_path, loaded=loaded).folder)["checksum"]
-    assert fingerprint(loaded.model) == before
+    assert fingerprint(loaded.weights) == before
     assert checksum["restored"] is True
     assert checksum["before"] == checksum["after"]
     assert checksum["num_tensors"] >= 3  # those of the noise floor are checked too
@@ -216,11 +216,11 @@ def test_a_killed_campaign_goes_on_at_the_next_case(
         return original(self, first_block)
 
     loaded = load("llama")
-    before = fingerprint(loaded.model)
+    before = fingerprint(loaded.weights)
     monkeypatch.setattr(Evaluator, "compare", compare)
     with pytest.raises(KeyboardInterrupt):
         perturb(FULL, ranking(), tmp_path, loaded=loaded)
-    assert fingerprint(loaded.model) == before
+    assert fingerprint(loaded.weights) == before
     (folder,) = (tmp_path / "tiny").iterdir()
     assert sorted(path.name for path in folder.iterdir()) == ["cases.jsonl", "spec.toml"]
     result = perturb(FULL, ranking(), tmp_path, loaded=loaded)
@@ -389,9 +389,9 @@ def test_campaigns_on_every_architecture(architecture: str, tmp_path: Path) -> N
     loaded = load(architecture)
     names = [name for name, info in loaded.table.items() if len(info.shape) > 1]
     addresses = [f"{name}:{index}" for name in (names[0], names[3], names[-1]) for index in (1, 30)]
-    before = fingerprint(loaded.model)
+    before = fingerprint(loaded.weights)
     result = perturb(spec({"method": "zero", "unit": "single"}), addresses, tmp_path, loaded=loaded)
-    assert fingerprint(loaded.model) == before
+    assert fingerprint(loaded.weights) == before
     windows = eval_windows(FULL.eval, loaded.tokenizer)
     for row, address in zip(frame(result).iter_rows(named=True), addresses, strict=True):
         name, _, index = address.rpartition(":")

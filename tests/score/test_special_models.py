@@ -91,7 +91,7 @@ def mixed(architecture: str) -> LoadedModel:
 def test_mixed_dtypes_are_scored_in_float32(architecture: str) -> None:
     """With a float32 embedding and bfloat16 blocks every score is float32 and that of the model's own gradients."""
     loaded, windows = mixed(architecture), unequal_windows()
-    assert set(loaded.storage.values()) == {torch.float32, torch.bfloat16}
+    assert {weight.dtype for weight in loaded.weights.values()} == {torch.float32, torch.bfloat16}
     found = engine_scores(loaded, windows, FIRST_ORDER, peak_ratio=1.0)
     expected = first_order(loaded, windows)
     for metric in FIRST_ORDER:

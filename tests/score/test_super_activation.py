@@ -70,13 +70,13 @@ def test_both_published_geometries_are_found(geometry: str) -> None:
     """Weights that share a column or a row are found one after the other, and the search ends by itself behind the last."""
     places, values = GEOMETRIES[geometry]
     loaded = planted(places, values)
-    before = fingerprint(loaded.model)
+    before = fingerprint(loaded.weights)
     engine, scores = search(loaded, rounds=20)
     found = [one["address"] for one in engine.super_weights]
     assert sorted(found) == sorted(f"{DOWN}:{i},{j}" for i, j in places)
     assert [one["round"] for one in engine.super_weights] == [1, 2, 3]
     assert all(one["peak_ratio"] >= 20 and one["weight"] in values for one in engine.super_weights)
-    assert fingerprint(loaded.model) == before
+    assert fingerprint(loaded.weights) == before
     order = scores[DOWN].score.reshape(-1).argsort(descending=True)[:3].tolist()
     assert sorted(order) == sorted(i * 24 + j for i, j in places)
 
@@ -273,7 +273,7 @@ def test_the_bits_come_back_after_an_interruption(monkeypatch: pytest.MonkeyPatc
     from esa.score import rounds
 
     loaded = planted(*GEOMETRIES["gather"])
-    before = fingerprint(loaded.model)
+    before = fingerprint(loaded.weights)
 
     def interrupt(*args: Any) -> None:
         raise KeyboardInterrupt
@@ -281,7 +281,7 @@ def test_the_bits_come_back_after_an_interruption(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(rounds, "forward_pass", interrupt)
     with pytest.raises(KeyboardInterrupt):
         search(loaded, rounds=5)
-    assert fingerprint(loaded.model) == before
+    assert fingerprint(loaded.weights) == before
 
 
 def test_a_search_without_a_finding_says_so() -> None:
