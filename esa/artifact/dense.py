@@ -1,6 +1,7 @@
 """Dense score maps: every score of a model in one safetensors file, written tensor by tensor in any order."""
 
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -45,12 +46,15 @@ class DenseWriter:
         self._file.close()
         self._replacing.__exit__(kind, error, trace)
 
-    def write(self, name: str, values: npt.NDArray[np.float32]) -> None:
-        """Append one tensor."""
-        data = np.ascontiguousarray(values, dtype="<f4")
-        self._entries[name] = _entry(data.shape, self._offset, self._offset + data.nbytes)
-        self._offset += data.nbytes
-        self._file.write(data.data)
+    def write(self, name: str, shape: tuple[int, ...], parts: Iterable[npt.NDArray[np.float32]]) -> None:
+        """Append one tensor of ``shape``, its numbers in row-major order, in parts of any shape."""
+        start = self._offset
+        for part in parts:
+            data = np.ascontiguousarray(part, dtype="<f4")
+            self._offset += data.nbytes
+            self._file.write(data.data)
+        assert self._offset - start == 4 * math.prod(shape), name
+        self._entries[name] = _entry(shape, start, self._offset)
 
     def _header(self, entries: dict[str, dict[str, object]]) -> bytes:
         return json.dumps({"__metadata__": self.meta, **entries}, separators=(",", ":")).encode()

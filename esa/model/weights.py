@@ -37,12 +37,21 @@ class Weight:
         """Return the leaf, of the shape ``info.shape``, by which the loss is differentiated."""
         return self.parameter
 
+    @property
+    def requires_grad(self) -> bool:
+        """Tell whether the loss is differentiated by it."""
+        return self.parameter.requires_grad
+
+    @requires_grad.setter
+    def requires_grad(self, wanted: bool) -> None:
+        self.parameter.requires_grad_(wanted)
+
     def stored(self, index: Tensor) -> Tensor:
         """Return the stored numbers at row-major indices ``(n,)``, in ``dtype``."""
         return self.held(index).to(self.dtype)
 
     def held(self, index: Tensor) -> Tensor:
-        """Return the numbers in memory at row-major indices ``(n,)``, a copy: what ``write`` takes to bring them back."""
+        """Return the numbers in memory at row-major indices ``(n,)``, a copy: what ``restore`` takes to bring them back."""
         values = self.values()
         picked: Tensor = values[torch.unravel_index(index.to(values.device), values.shape)]
         return picked.clone()
@@ -54,11 +63,20 @@ class Weight:
             place = torch.unravel_index(index.to(parameter.device), parameter.shape)
             parameter[place] = values.to(parameter)
 
+    def restore(self, index: Tensor, held: Tensor) -> None:
+        """Bring back what ``held`` returned, bit for bit."""
+        self.write(index, held)
+
     def pieces(self) -> Iterator[Tensor]:
         """Yield the numbers in memory, flat, a piece at a time: what the fingerprint reads."""
-        flat = self.values().contiguous().view(-1)
-        for start in range(0, len(flat), _HASHED):
-            yield flat[start : start + _HASHED]
+        yield from flat_pieces(self.values())
+
+
+def flat_pieces(values: Tensor) -> Iterator[Tensor]:
+    """Yield a tensor's numbers, flat, as many at a time as are hashed at once."""
+    flat = values.detach().contiguous().view(-1)
+    for start in range(0, len(flat), _HASHED):
+        yield flat[start : start + _HASHED]
 
 
 def weights_of(

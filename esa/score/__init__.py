@@ -30,9 +30,10 @@ from esa.registry import METRIC_KEYS, unread_keys
 from esa.score.collect import KINDS, Collector
 from esa.score.engine import Effort, Engine, load_metrics
 from esa.score.memory import effort_of, predicted_peak
-from esa.score.metric import Metric, Needs, Scores
+from esa.score.metric import Metric, Needs
 from esa.score.parts import DenseMaps, Parts, seeds_of
 from esa.score.reduce import Indices, reduce_scores
+from esa.score.scored import ScoredTensor
 from esa.spec import Spec
 
 TABLES = {f"{kind.partition('/')[0]}.parquet": kind for kind in KINDS}
@@ -149,10 +150,8 @@ def _score_pass(
     try:
         with DenseMaps(parts, step, metrics, seed, chosen) if spec.score.dense else nullcontext() as maps:
 
-            def emit(metric: Metric, info: ParameterInfo, weight: Tensor, scores: Scores, usage: Tensor | None) -> None:
-                reduced = reduce_scores(
-                    metric.name, info, scores, weight, spec.score.keep, seed or 0, usage, large.get(info.name)
-                )
+            def emit(metric: Metric, info: ParameterInfo, _: Tensor, scores: ScoredTensor, __: Tensor | None) -> None:
+                reduced = reduce_scores(scores, spec.score.keep, seed or 0, large.get(info.name))
                 if "large" in reduced.strata:
                     large[info.name] = reduced.strata["large"]
                 collectors[metric.name].add(info, reduced)

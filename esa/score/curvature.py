@@ -12,7 +12,7 @@ from esa.errors import ModelError
 from esa.model import LoadedModel, ParameterInfo
 from esa.progress import Progress
 from esa.score.labels import window_loss
-from esa.score.streaming import differentiable
+from esa.score.streaming import Window, differentiable
 from esa.spec import derive_seed
 
 
@@ -49,7 +49,7 @@ def rademacher(like: Tensor, seed: int, window: int, probe: int, name: str) -> T
 
 def hutchinson(
     loaded: LoadedModel,
-    windows: Sequence[Tensor],
+    windows: Sequence[Window],
     chosen: Mapping[str, ParameterInfo],
     probes: int,
     seed: int,
@@ -65,14 +65,14 @@ def hutchinson(
     """
     names = list(chosen)
     tensors = [loaded.weights[name].source() for name in names]
-    total = sum(ids.numel() - 1 for ids in windows)
+    total = sum(window.ids.numel() - 1 for window in windows)
     mean = [torch.zeros(t.shape, dtype=torch.float32, device=t.device) for t in tensors]
     variance = [torch.zeros_like(m) for m in mean] if probes > 1 else []
     slope = [torch.zeros_like(m) for m in mean]
     progress.start(label, len(windows) * (probes + 1))
-    with differentiable(loaded.model, chosen), eager_attention(loaded.model):
-        for n, ids in enumerate(windows):
-            share = (ids.numel() - 1) / total
+    with differentiable(loaded, chosen), eager_attention(loaded.model):
+        for window in windows:
+            ids, share = window.ids, (window.ids.numel() - 1) / total
             logits = loaded.model(input_ids=ids, use_cache=False).logits
             gradients = torch.autograd.grad(window_loss(logits, ids), tensors, create_graph=True, allow_unused=True)
             _require_all(names, gradients)
@@ -82,7 +82,7 @@ def hutchinson(
             first = [torch.zeros_like(m) for m in mean]
             second = [torch.zeros_like(m) for m in mean] if probes > 1 else []
             for probe in range(probes):
-                signs = [rademacher(t, seed, n, probe, name) for name, t in zip(names, tensors)]
+                signs = [rademacher(t, seed, window.number, probe, name) for name, t in zip(names, tensors)]
                 products = torch.autograd.grad(
                     gradients, tensors, signs, retain_graph=probe + 1 < probes, allow_unused=True
                 )

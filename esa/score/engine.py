@@ -10,19 +10,20 @@ from torch import Tensor
 from esa.data import TokenWindows
 from esa.model import LoadedModel, ParameterInfo
 from esa.model.input_tap import InputStatistics, InputTap
-from esa.model.precision import wide_device
 from esa.progress import Progress
 from esa.registry import load
 from esa.score.curvature import hutchinson
 from esa.score.gradients import SAMPLED, UPDATES, GradientSums
 from esa.score.labels import Labels
-from esa.score.metric import Metric, Needs, Scores, Statistics
+from esa.score.metric import Metric, Needs, Statistics
 from esa.score.peaks import PeakWatch
 from esa.score.probe_groups import probe_groups
 from esa.score.rounds import look_again
-from esa.score.streaming import backward_pass, forward_pass
+from esa.score.scored import ScoredTensor
+from esa.score.strategy import Strategy
+from esa.score.streaming import Window, backward_pass, forward_pass
 
-Emit = Callable[[Metric, ParameterInfo, Tensor, Scores, Tensor | None], None]
+Emit = Callable[[Metric, ParameterInfo, Tensor, ScoredTensor, Tensor | None], None]
 _PEAKS = "super_activation"
 
 
@@ -42,7 +43,8 @@ class Engine:
     """Drive the passes that a set of metrics needs over one seed's windows.
 
     ``emit(metric, info, weight, scores, usage)`` is called once per metric and parameter, as soon as the parameter's
-    statistics are complete; nothing is kept afterwards. ``super_weights`` tells what each round of super_activation found.
+    statistics are complete; nothing is kept afterwards. ``strategy`` says how much is held at once, and changes no score.
+    ``super_weights`` tells what each round of super_activation found.
     """
 
     loaded: LoadedModel
@@ -51,6 +53,7 @@ class Engine:
     emit: Emit
     progress: Progress
     effort: Effort = field(default_factory=Effort)
+    strategy: Strategy = field(default_factory=Strategy)
     super_weights: list[dict[str, Any]] = field(init=False, default_factory=list)
     _without: dict[str, list[str]] = field(init=False, default_factory=dict)  # metric -> tensors it has no meaning for
 
@@ -62,9 +65,9 @@ class Engine:
                 self._score(name, Statistics(), self.metrics)
             return
         assert windows is not None
-        batches = [torch.tensor([ids], device=self.loaded.device) for ids in windows.ids]
-        self._curvature(batches, seed, [m for m in self.metrics if m.needs == Needs.DOUBLE_BACKWARD])
-        self._shared_pass(batches, seed, [m for m in self.metrics if m.needs != Needs.DOUBLE_BACKWARD])
+        cut = [Window(n, torch.tensor([ids], device=self.loaded.device)) for n, ids in enumerate(windows.ids)]
+        self._curvature(cut, seed, [m for m in self.metrics if m.needs == Needs.DOUBLE_BACKWARD])
+        self._shared_pass(cut, seed, [m for m in self.metrics if m.needs != Needs.DOUBLE_BACKWARD])
         for metric in self.metrics:
             if names := self._without.get(metric.name, []):
                 text = f"{metric.name} scores {len(self.chosen) - len(names)} of {len(self.chosen)} tensors"
@@ -73,14 +76,14 @@ class Engine:
                 else:
                     self.progress.warn(f"{text}; it has no meaning for the others, such as {names[0]}")
 
-    def _curvature(self, batches: Sequence[Tensor], seed: int, metrics: Sequence[Metric]) -> None:
+    def _curvature(self, windows: Sequence[Window], seed: int, metrics: Sequence[Metric]) -> None:
         """Probe group by group; a group's scores are handed out before the next one's accumulators are made."""
         if not metrics:
             return
         groups = probe_groups(self.chosen, self.effort.probe_groups)
         for number, group in enumerate(groups):
             label = "curvature" if len(groups) == 1 else f"curvature {number + 1}/{len(groups)}"
-            found = hutchinson(self.loaded, batches, group, self.effort.probes, seed, self.progress, label)
+            found = hutchinson(self.loaded, windows, group, self.effort.probes, seed, self.progress, label)
             for name in group:
                 curvature = found.pop(name)
                 statistics = Statistics(
@@ -90,17 +93,20 @@ class Engine:
                 )
                 self._score(name, statistics, metrics)
 
-    def _shared_pass(self, batches: Sequence[Tensor], seed: int, metrics: Sequence[Metric]) -> None:
-        """Feed the metrics of activations and gradients from one pass."""
+    def _shared_pass(self, windows: Sequence[Window], seed: int, metrics: Sequence[Metric]) -> None:
+        """Feed the metrics of activations and gradients from one pass; peaks have one of their own where that goes in waves."""
+        strategy = self.strategy
         streamed = [metric for metric in metrics if metric.name != _PEAKS]
         peaks = [metric for metric in metrics if metric.name == _PEAKS]
         watch = PeakWatch(self.loaded, self.chosen, self.effort.peak_ratio) if peaks else None
         reads_inputs = any(metric.needs == Needs.FORWARD for metric in streamed)
         tap = InputTap({name: self.loaded.weights[name].parameter for name in self.chosen}) if reads_inputs else None
+        if tap is not None:
+            tap.num_tokens = sum(window.ids.numel() for window in windows)
         wanted = [name for metric in streamed for name in metric.gradients]
         resamples = self.effort.resamples if SAMPLED in wanted else 0
         labels = Labels(any(name in UPDATES for name in wanted), resamples, seed)
-        sums = GradientSums(wanted, [batch.numel() - 1 for batch in batches], labels)
+        sums = GradientSums(wanted, [window.ids.numel() - 1 for window in windows], labels, strategy.zeros)
 
         def on_done(names: Sequence[str]) -> None:
             for name in names:
@@ -111,17 +117,21 @@ class Engine:
         def on_gradient(name: str, window: int, draw: int, gradient: Tensor, rows: Tensor | None) -> None:
             sums.add(name, window, draw, gradient, rows, self.chosen[name].shape)
 
+        apart = watch is not None and bool(wanted) and (strategy.keep_graphs or strategy.waves > 1)
+        if apart:
+            forward_pass(self.loaded, windows, None, self.progress, watch)
         if wanted:
             backward_pass(
-                self.loaded, batches, self.chosen, tap, on_gradient, on_done, self.progress, labels=labels, watch=watch
-            )
+                self.loaded, windows, self.chosen, tap, on_gradient, on_done, self.progress, labels,
+                None if apart else watch, waves=strategy.waves, keep_graphs=strategy.keep_graphs,
+            )  # fmt: skip
         else:
             if tap is not None or watch is not None:
-                forward_pass(self.loaded, batches, tap, self.progress, watch)
+                forward_pass(self.loaded, windows, tap, self.progress, watch)
             on_done(list(self.chosen))
         if watch is not None:
             found, self.super_weights = look_again(
-                self.loaded, self.chosen, batches, peaks[0], watch, self.effort.rounds, self.progress
+                self.loaded, self.chosen, windows, peaks[0], watch, self.effort.rounds, self.progress
             )
             for name in self.chosen:
                 self._score(name, Statistics(peaks=found.get(name, [])), peaks)
@@ -148,9 +158,8 @@ class Engine:
             if not metric.applies(statistics):
                 self._without.setdefault(metric.name, []).append(name)
                 continue
-            scores = metric.score(weight, statistics)
-            device = wide_device(weight.device)
-            self.emit(metric, self.chosen[name], weight.to(device), scores.to(device), statistics.usage)
+            tensor = ScoredTensor(metric, self.chosen[name], weight, statistics)
+            self.emit(metric, self.chosen[name], weight, tensor, statistics.usage)
 
 
 def load_metrics(names: Sequence[str], reduction: str = "window") -> list[Metric]:
@@ -160,12 +169,8 @@ def load_metrics(names: Sequence[str], reduction: str = "window") -> list[Metric
 
 
 def _along(use: InputStatistics, values: Tensor, shape: Sequence[int], device: torch.device) -> Tensor:
-    """Return per-input values, ``(d_in,)`` or ``(experts, d_in)``, float32, ready to broadcast over a tensor of ``shape``."""
-    view = [1] * len(shape)
-    view[use.axis] = shape[use.axis]
-    if values.ndim == 2:
-        view[0] = shape[0]
-    return values.float().view(view).to(device)
+    """Return per-input values, float32, ready to broadcast over a tensor of ``shape``."""
+    return use.along(values.float(), shape).to(device)
 
 
 def _add(values: Sequence[Tensor]) -> Tensor:

@@ -107,7 +107,8 @@ class Metric:
     """A metric by name: what it needs, which gradient statistics it reads, and how its scores follow.
 
     ``applies``: whether it has a meaning for a tensor with these statistics; ``partial``: by its definition it has one for
-    some tensors alone. ``reductions``: the same metric under other values of ``score.reduction``.
+    some tensors alone. ``whole``: a score depends on more than its own weight's statistics, so that a tensor cannot be scored in
+    pieces. ``reductions``: the same metric under other values of ``score.reduction``.
     """
 
     name: str
@@ -116,4 +117,5 @@ class Metric:
     gradients: tuple[str, ...] = ()
     applies: Callable[[Statistics], bool] = lambda statistics: True
     partial: bool = False
+    whole: bool = False
     reductions: Mapping[str, "Metric"] = field(default_factory=dict)

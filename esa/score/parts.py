@@ -17,7 +17,8 @@ from esa.artifact.space import require_space
 from esa.artifact.tables import Table, write_table
 from esa.model import ParameterInfo
 from esa.score.collect import KINDS, Collector
-from esa.score.metric import Metric, Needs, Scores
+from esa.score.metric import Metric, Needs
+from esa.score.scored import ScoredTensor
 
 DENSE = "dense"  # the folder of the dense score maps, and the kind of its files
 _FLOAT = 4
@@ -103,9 +104,10 @@ class DenseMaps:
     def __exit__(self, *error: Any) -> None:
         self._stack.__exit__(*error)
 
-    def write(self, metric: str, parameter: str, scores: Scores) -> None:
-        """Write one tensor's scores."""
-        self._writers[metric].write(parameter, scores.score.detach().float().cpu().numpy())
+    def write(self, metric: str, parameter: str, scores: ScoredTensor) -> None:
+        """Write one tensor's scores, piece by piece."""
+        parts = (part.scores.score.detach().float().cpu().numpy() for part in scores.pieces())
+        self._writers[metric].write(parameter, scores.info.shape, parts)
 
 
 def dense_name(metric: str, seed: int | None) -> str:

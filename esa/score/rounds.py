@@ -12,7 +12,7 @@ from esa.model.addresses import ravel
 from esa.progress import Progress
 from esa.score.metric import Metric, Peak, Scores, Statistics
 from esa.score.peaks import PeakWatch
-from esa.score.streaming import forward_pass
+from esa.score.streaming import Window, forward_pass
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class _Zeroed:
 def look_again(
     loaded: LoadedModel,
     chosen: Mapping[str, ParameterInfo],
-    windows: Sequence[Tensor],
+    windows: Sequence[Window],
     metric: Metric,
     watch: PeakWatch,
     rounds: int,

@@ -1,16 +1,18 @@
 """The shared pass: activations forward, gradients back, one block at a time.
 
-Boundary activations are kept; each block's forward is run again with gradients and its backward taken from the block above,
-so that the gradients of one block at a time exist, are accumulated and dropped. Windows go one by one: a window's gradient
-is its own, whatever the batch. The gradients equal those of ``loss.backward()`` bit for bit.
+Windows go one by one: a window's gradient is its own, whatever the batch. Two ways, the same bits: boundary activations are
+kept, and each block's forward is run again with gradients and its backward taken from the block above, so that the graph and
+the gradients of one block at a time exist; or a window's graph is kept from its one forward, block by block, where memory
+holds it with the accumulators of every parameter. The gradients equal those of ``loss.backward()`` bit for bit.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from esa.errors import ModelError
 from esa.model import BlockStack, LoadedModel, ParameterInfo
@@ -25,6 +27,14 @@ OnGradient = Callable[
 OnDone = Callable[[Sequence[str]], None]  # the parameters whose statistics are complete
 
 
+@dataclass(frozen=True)
+class Window:
+    """One calibration window: ``number`` among all of the seed's names its random draws, wherever it runs."""
+
+    number: int
+    ids: Tensor  # (1, tokens)
+
+
 class BlockWatch(Protocol):
     """Look at every block in turn: while its windows run, and at its outputs ``(1, tokens, d_model)``, one per window."""
 
@@ -36,21 +46,21 @@ class BlockWatch(Protocol):
 
 
 @contextmanager
-def differentiable(model: nn.Module, names: Mapping[str, object]) -> Iterator[None]:
+def differentiable(loaded: LoadedModel, names: Mapping[str, object]) -> Iterator[None]:
     """Let exactly the named parameters require gradients for a while; frozen ones too, others not."""
-    before = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    before = {name: weight.requires_grad for name, weight in loaded.weights.items()}
     try:
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name in names)
+        for name, weight in loaded.weights.items():
+            weight.requires_grad = name in names
         yield
     finally:
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(before[name])
+        for name, weight in loaded.weights.items():
+            weight.requires_grad = before[name]
 
 
 def forward_pass(
     loaded: LoadedModel,
-    windows: Sequence[Tensor],
+    windows: Sequence[Window],
     tap: InputTap | None,
     progress: Progress,
     watch: BlockWatch | None = None,
@@ -61,14 +71,14 @@ def forward_pass(
     """
     states, _ = _walk(loaded.stack, windows, tap, progress, watch, keep=False)
     if tap is not None:
-        for hidden, ids in zip(states, windows):
+        for hidden, window in zip(states, windows):
             with torch.no_grad(), _watching(tap, from_start=False):
-                loaded.stack.head(hidden[-1], ids, on_head=lambda: _set_active(tap, True))
+                loaded.stack.head(hidden[-1], window.ids, on_head=lambda: _set_active(tap, True))
 
 
 def backward_pass(
     loaded: LoadedModel,
-    windows: Sequence[Tensor],
+    windows: Sequence[Window],
     chosen: Mapping[str, ParameterInfo],
     tap: InputTap | None,
     on_gradient: OnGradient,
@@ -76,96 +86,188 @@ def backward_pass(
     progress: Progress,
     labels: Labels = TEXT,
     watch: BlockWatch | None = None,
+    *,
+    waves: int = 1,
+    keep_graphs: bool = False,
 ) -> None:
-    """Hand out every window's gradient of its mean NLL, parameter by parameter, from the head down to the embedding.
+    """Hand out every window's gradient of its mean NLL, parameter by parameter.
 
-    ``on_gradient(name, n, draw, gradient, rows)`` is called for each chosen parameter, window and draw of ``labels``, all
-    draws of a window in a row; ``rows`` tells which rows of the tensor the gradient holds where it is not the whole.
-    ``on_done(names)`` follows when no more will come for them. Every block runs forward twice, and backward once per draw.
-    Raises ModelError if a chosen parameter is reached by no gradient.
+    ``on_gradient(name, n, draw, gradient, rows)`` is called for each chosen parameter, window number n and draw of
+    ``labels``, all draws of a window in a row, windows in their order; ``rows`` tells which rows of the tensor the gradient
+    holds where it is not the whole. ``on_done(names)`` follows when no more will come for them.
+    ``waves``: the windows go in so many parts, each forward and back before the next; what a parameter gets, and in which
+    order, is the same. ``keep_graphs``: forward once, each window back at once; else every block runs forward twice. Backward
+    once per draw. Memory: boundary activations of a wave, or one window's graph; gradients of one block and of what lies
+    outside the blocks. Raises ModelError if a chosen parameter is reached by no gradient.
     """
-    stack, parameters = loaded.stack, loaded.parameters()
-    unit = len(stack) + 1
-    with differentiable(loaded.model, chosen):
-        boundaries, prologues = _walk(stack, windows, tap, progress, watch, keep=True)
-        progress.start("backward", len(windows) * unit)
-        outside = [name for name, info in chosen.items() if info.block is None]
-        token_table = _token_table(loaded.model)
-        in_embedding = _reached_by_embedding(stack, windows[0], parameters, outside)
-        reached: set[str] = set()
-        saved: dict[tuple[int, int], dict[str, tuple[Tensor, Tensor]]] = {}  # by window and draw
-        upstream: list[list[Tensor]] = []  # per window and draw, the gradient of the loss in the hidden state
-        for n, ids in enumerate(windows):
-            hidden = boundaries[n].pop().requires_grad_()
-            upstream.append([])
-            wanted = [parameters[name] for name in outside]
-            for draw, gradients in enumerate(_head_gradients(stack, hidden, ids, n, wanted, tap, labels)):
-                assert gradients[0] is not None
-                upstream[n].append(gradients[0])
-                for name, gradient in zip(outside, gradients[1:]):
-                    if gradient is None:
-                        continue
-                    reached.add(name)
-                    if name in in_embedding:  # the rows that the embedding also reaches wait for their other half
-                        every = torch.arange(len(gradient), device=ids.device)
-                        rows = torch.unique(ids) if name == token_table else every
-                        saved.setdefault((n, draw), {})[name] = (rows, gradient[rows])
-                        gradient[rows] = 0
-                    on_gradient(name, n, draw, gradient, None)
+    assert watch is None or (waves == 1 and not keep_graphs), "a watch sees all windows pass one block, then the next"
+    with differentiable(loaded, chosen):
+        back = _Backward(loaded, chosen, tap, on_gradient, labels, windows[0].ids)
+        if keep_graphs:
+            progress.start("forward and backward", len(windows))
+            for window in windows:
+                back.one_window(window)
+                progress.advance()
+            progress.finish()
+        else:
+            size = -(-len(windows) // waves)
+            parts = [windows[start : start + size] for start in range(0, len(windows), size)]
+            for number, part in enumerate(parts):
+                label = "" if len(parts) == 1 else f" {number + 1}/{len(parts)}"
+                back.wave(part, progress, watch, on_done if number + 1 == len(parts) else None, label)
+        back.finish(on_done)
+
+
+class _Backward:
+    """One backward pass over all windows: what it has reached, and what waits for its end."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        chosen: Mapping[str, ParameterInfo],
+        tap: InputTap | None,
+        on_gradient: OnGradient,
+        labels: Labels,
+        ids: Tensor,
+    ) -> None:
+        self.loaded, self.stack, self.tap, self.labels = loaded, loaded.stack, tap, labels
+        self.on_gradient, self.chosen = on_gradient, chosen
+        self.outside = [name for name, info in chosen.items() if info.block is None]
+        self.in_embedding = _reached_by_embedding(loaded, ids, self.outside)
+        self.token_table = _token_table(loaded.model)
+        self.reached: set[str] = set()
+        self.done: set[str] = set()
+        self._halves: dict[tuple[int, int, str], tuple[Tensor, Tensor]] = {}  # by window, draw and parameter
+        self._late: list[tuple[str, int, int, Tensor, Tensor | None]] = []
+
+    def of_block(self, number: int) -> list[str]:
+        """Return the chosen parameters of a block."""
+        return [name for name, info in self.chosen.items() if info.block == number]
+
+    def one_window(self, window: Window) -> None:
+        """Take one window forward and back, its graph kept block by block."""
+        with _watching(self.tap, from_start=True):
+            prologue = self.stack.embed(window.ids, on_blocks=lambda: _set_active(self.tap, False))
+        inputs, outputs = [prologue.hidden.detach().requires_grad_()], []
+        with _watching(self.tap, from_start=True):
+            for number in range(len(self.stack)):
+                outputs.append(self.stack.run_block(number, inputs[-1], prologue))
+                inputs.append(outputs[-1].detach().requires_grad_())
+        upstream = self._head(inputs.pop(), window)
+        for number in reversed(range(len(self.stack))):
+            self._block(number, inputs.pop(), outputs.pop(), upstream, window)
+        self._embedding(prologue, upstream, window)
+
+    def wave(
+        self,
+        windows: Sequence[Window],
+        progress: Progress,
+        watch: BlockWatch | None,
+        on_done: OnDone | None,
+        label: str,
+    ) -> None:
+        """Take some windows forward and back, one block after the other; ``on_done``: of a block that gets no more."""
+        boundaries, prologues = _walk(self.stack, windows, self.tap, progress, watch, keep=True, label=label)
+        progress.start(f"backward{label}", len(windows) * (len(self.stack) + 1))
+        upstream = []  # per window and draw, the gradient of the loss in the hidden state
+        for known, window in zip(boundaries, windows):
+            upstream.append(self._head(known.pop().requires_grad_(), window))
             progress.advance()
-        on_done([name for name in outside if name in reached and name not in in_embedding])
-        for number in reversed(range(len(stack))):
-            names = [name for name, info in chosen.items() if info.block == number]
-            for n in range(len(windows)):
+        if on_done is not None:
+            self._finish([name for name in self.outside if name in self.reached - self.in_embedding], on_done)
+        for number in reversed(range(len(self.stack))):
+            for n, window in enumerate(windows):
                 hidden = boundaries[n].pop().requires_grad_()
-                output = stack.run_block(number, hidden, prologues[n])
-                sources = [hidden, *(parameters[name] for name in names)]
-                for draw, above in enumerate(upstream[n]):
-                    more = draw + 1 < labels.num_draws
-                    gradients = torch.autograd.grad(output, sources, above, allow_unused=True, retain_graph=more)
-                    upstream[n][draw] = gradients[0]
-                    for name, gradient in zip(names, gradients[1:]):
-                        if gradient is not None:
-                            reached.add(name)
-                            on_gradient(name, n, draw, gradient, None)
-                    del gradients
+                output = self.stack.run_block(number, hidden, prologues[n])
+                self._block(number, hidden, output, upstream[n], window)
                 del output
                 progress.advance()
-            _require_reached(names, reached)
-            on_done(names)
-        names = [name for name in outside if name in in_embedding]
-        if names:
-            for n, ids in enumerate(windows):
-                prologue = stack.embed(ids)
-                tensors = [parameters[name] for name in names]
-                for draw, above in enumerate(upstream[n]):
-                    more = draw + 1 < labels.num_draws
-                    found = torch.autograd.grad(prologue.hidden, tensors, above, allow_unused=True, retain_graph=more)
-                    for name, gradient in zip(names, found):
-                        if gradient is None:
-                            continue
-                        reached.add(name)
-                        if name in saved.get((n, draw), {}):
-                            rows, half = saved[n, draw].pop(name)
-                            on_gradient(name, n, draw, half + gradient[rows], rows)
-                        elif name == token_table:
-                            rows = torch.unique(ids)
-                            on_gradient(name, n, draw, gradient[rows], rows)
-                        else:
-                            on_gradient(name, n, draw, gradient, None)
-        _require_reached(outside, reached)
-        on_done(names)
+            if on_done is not None:
+                self._finish(self.of_block(number), on_done)
+        for n, window in enumerate(windows):
+            if self.in_embedding:
+                self._embedding(self.stack.embed(window.ids), upstream[n], window)
         progress.finish()
+
+    def finish(self, on_done: OnDone) -> None:
+        """Hand out what waited for the end: rows that the embedding reaches, window by window, whatever the waves."""
+        for name, number, draw, gradient, rows in self._late:
+            self.on_gradient(name, number, draw, gradient, rows)
+        self._late = []
+        for number in reversed(range(len(self.stack))):
+            self._finish(self.of_block(number), on_done)
+        self._finish(self.outside, on_done)
+
+    def _finish(self, names: Sequence[str], on_done: OnDone) -> None:
+        """Call ``on_done`` for those of ``names`` that it was not called for. Raises ModelError for one that nothing reached."""
+        left = [name for name in names if name not in self.done]
+        _require_reached(left, self.reached)
+        self.done.update(left)
+        if left:
+            on_done(left)
+
+    def _head(self, hidden: Tensor, window: Window) -> list[Tensor]:
+        """Hand out the gradients of what follows the blocks; return those in the last hidden state, by draw."""
+        upstream, tensors = [], [self.loaded.weights[name].source() for name in self.outside]
+        for draw, gradients in enumerate(_head_gradients(self.stack, hidden, window, tensors, self.tap, self.labels)):
+            assert gradients[0] is not None
+            upstream.append(gradients[0])
+            for name, gradient in zip(self.outside, gradients[1:]):
+                if gradient is None:
+                    continue
+                self.reached.add(name)
+                if name in self.in_embedding:  # the rows that the embedding also reaches wait for their other half
+                    every = torch.arange(len(gradient), device=window.ids.device)
+                    rows = torch.unique(window.ids) if name == self.token_table else every
+                    self._halves[window.number, draw, name] = rows, gradient[rows]
+                    gradient[rows] = 0
+                self.on_gradient(name, window.number, draw, gradient, None)
+        return upstream
+
+    def _block(self, number: int, hidden: Tensor, output: Tensor, upstream: list[Tensor], window: Window) -> None:
+        """Hand out the gradients of a block's parameters; ``upstream`` becomes the gradient in its input."""
+        names = self.of_block(number)
+        sources = [hidden, *(self.loaded.weights[name].source() for name in names)]
+        for draw, above in enumerate(upstream):
+            more = draw + 1 < self.labels.num_draws
+            gradients = torch.autograd.grad(output, sources, above, allow_unused=True, retain_graph=more)
+            upstream[draw] = gradients[0]
+            for name, gradient in zip(names, gradients[1:]):
+                if gradient is not None:
+                    self.reached.add(name)
+                    self.on_gradient(name, window.number, draw, gradient, None)
+
+    def _embedding(self, prologue: Prologue, upstream: list[Tensor], window: Window) -> None:
+        """Keep the gradients of what lies before the blocks, for the end."""
+        names = [name for name in self.outside if name in self.in_embedding]
+        if not names:
+            return
+        tensors = [self.loaded.weights[name].source() for name in names]
+        for draw, above in enumerate(upstream):
+            more = draw + 1 < self.labels.num_draws
+            found = torch.autograd.grad(prologue.hidden, tensors, above, allow_unused=True, retain_graph=more)
+            for name, gradient in zip(names, found):
+                if gradient is None:
+                    continue
+                self.reached.add(name)
+                rows, values = None, gradient
+                if (half := self._halves.pop((window.number, draw, name), None)) is not None:
+                    rows, values = half[0], half[1] + gradient[half[0]]
+                elif name == self.token_table:
+                    rows = torch.unique(window.ids)
+                    values = gradient[rows]
+                self._late.append((name, window.number, draw, values, rows))
 
 
 def _walk(
     stack: BlockStack,
-    windows: Sequence[Tensor],
+    windows: Sequence[Window],
     tap: InputTap | None,
     progress: Progress,
     watch: BlockWatch | None,
     *,
     keep: bool,
+    label: str = "",
 ) -> tuple[list[list[Tensor]], list[Prologue]]:
     """Run every window forward, all of them through one block before the next; return their states and prologues.
 
@@ -173,13 +275,11 @@ def _walk(
     """
     states: list[list[Tensor]] = []
     prologues: list[Prologue] = []
-    progress.start("forward", len(windows) * len(stack))
-    for ids in windows:
+    progress.start(f"forward{label}", len(windows) * len(stack))
+    for window in windows:
         with torch.no_grad(), _watching(tap, from_start=True):
-            prologues.append(stack.embed(ids, on_blocks=lambda: _set_active(tap, False)))
+            prologues.append(stack.embed(window.ids, on_blocks=lambda: _set_active(tap, False)))
         states.append([prologues[-1].hidden])
-        if tap is not None:
-            tap.num_tokens += ids.numel()
     for number in range(len(stack)):
         before = [known[-1] for known in states] if watch is not None else []
 
@@ -200,21 +300,15 @@ def _walk(
 
 
 def _head_gradients(
-    stack: BlockStack,
-    hidden: Tensor,
-    ids: Tensor,
-    window: int,
-    parameters: list[nn.Parameter],
-    tap: InputTap | None,
-    labels: Labels,
+    stack: BlockStack, hidden: Tensor, window: Window, tensors: Sequence[Tensor], tap: InputTap | None, labels: Labels
 ) -> Iterator[tuple[Tensor | None, ...]]:
-    """Yield, draw by draw, the gradients in the last hidden state and in the parameters outside the blocks."""
+    """Yield, draw by draw, the gradients in the last hidden state and in the tensors outside the blocks."""
     with _watching(tap, from_start=False):
-        logits = stack.head(hidden, ids, on_head=lambda: _set_active(tap, True))
+        logits = stack.head(hidden, window.ids, on_head=lambda: _set_active(tap, True))
     for draw in range(labels.num_draws):
-        loss = label_loss(logits, labels.of(logits, ids, window, draw))
+        loss = label_loss(logits, labels.of(logits, window.ids, window.number, draw))
         more = draw + 1 < labels.num_draws
-        yield torch.autograd.grad(loss, [hidden, *parameters], allow_unused=True, retain_graph=more)
+        yield torch.autograd.grad(loss, [hidden, *tensors], allow_unused=True, retain_graph=more)
 
 
 @contextmanager
@@ -235,14 +329,12 @@ def _set_active(tap: InputTap | None, active: bool) -> None:
         tap.active = active
 
 
-def _reached_by_embedding(
-    stack: BlockStack, ids: Tensor, parameters: Mapping[str, nn.Parameter], names: Sequence[str]
-) -> set[str]:
+def _reached_by_embedding(loaded: LoadedModel, ids: Tensor, names: Sequence[str]) -> set[str]:
     """Return which of ``names`` the first block's input depends on.
 
     Raises ModelError if a block's other arguments depend on a chosen parameter: its gradient would be incomplete.
     """
-    prologue = stack.embed(ids[:, :2])
+    prologue = loaded.stack.embed(ids[:, :2])
     if any(tensor.requires_grad for tensor in tensors_in(prologue.arguments)):
         raise ModelError(
             "a block's arguments depend on a chosen parameter outside the blocks",
@@ -250,7 +342,8 @@ def _reached_by_embedding(
         )
     if not names or not prologue.hidden.requires_grad:
         return set()
-    found = torch.autograd.grad(prologue.hidden.sum(), [parameters[name] for name in names], allow_unused=True)
+    tensors = [loaded.weights[name].source() for name in names]
+    found = torch.autograd.grad(prologue.hidden.sum(), tensors, allow_unused=True)
     return {name for name, gradient in zip(names, found) if gradient is not None}
 
 

@@ -56,5 +56,10 @@ def _score(weight: Tensor, statistics: Statistics) -> Scores:
 
 
 METRIC = Metric(
-    "super_activation", Needs.FORWARD, _score, applies=lambda statistics: bool(statistics.peaks), partial=True
+    "super_activation",
+    Needs.FORWARD,
+    _score,
+    applies=lambda statistics: bool(statistics.peaks),
+    partial=True,
+    whole=True,
 )

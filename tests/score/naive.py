@@ -15,6 +15,8 @@ from esa.score.curvature import rademacher
 from esa.score.engine import Effort, Engine, load_metrics
 from esa.score.labels import sampled_labels
 from esa.score.metric import Scores
+from esa.score.scored import ScoredTensor
+from esa.score.strategy import Strategy
 from tests.conftest import VOCABULARY, build, make_tokenizer, tiny_spec
 
 LENGTHS = (9, 12, 5)  # unequal, so that every weight T_n counts
@@ -52,16 +54,18 @@ def engine_scores(
     include: tuple[str, ...] = (),
     reduction: str = "window",
     seed: int = 0,
+    strategy: Strategy | None = None,
     **effort: Any,
 ) -> dict[str, dict[str, Scores]]:
     """Return every metric's dense scores as the engine hands them to the reducers."""
     found: dict[str, dict[str, Scores]] = {metric: {} for metric in metrics}
 
-    def emit(metric: Any, info: Any, weight: Tensor, scores: Scores, usage: Tensor | None) -> None:
-        found[metric.name][info.name] = scores
+    def emit(metric: Any, info: Any, weight: Tensor, scores: ScoredTensor, usage: Tensor | None) -> None:
+        found[metric.name][info.name] = scores.whole
 
     chosen = eligible(loaded.table, include)
-    engine = Engine(loaded, chosen, load_metrics(metrics, reduction), emit, Silent(), Effort(probes, **effort))
+    effort_ = Effort(probes, **effort)
+    engine = Engine(loaded, chosen, load_metrics(metrics, reduction), emit, Silent(), effort_, strategy or Strategy())
     engine.run(windows, seed=seed)
     return found
 

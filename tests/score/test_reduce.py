@@ -10,7 +10,8 @@ from torch import Tensor
 from esa.errors import EsaError
 from esa.model import ParameterInfo
 from esa.score.metric import Scores
-from esa.score.reduce import Reduced, bin_edges, largest_weights, reduce_scores
+from esa.score.reduce import Reduced, bin_edges, reduce_scores
+from esa.score.scored import ScoredTensor
 from tests.conftest import load
 
 KEEP = 20
@@ -54,7 +55,14 @@ def draw_scores(kind: str) -> tuple[Tensor, Tensor]:
 
 def reduced(scores: Tensor, weight: Tensor, keep: int = KEEP, seed: int = 0) -> Reduced:
     """Reduce plain scores."""
-    return reduce_scores("wanda", matrix(tuple(scores.shape)), Scores(scores), weight, keep, seed)
+    return reduce_scores(scored(Scores(scores), weight), keep, seed)
+
+
+def scored(
+    scores: Scores, weight: Tensor, info: ParameterInfo | None = None, usage: Tensor | None = None
+) -> ScoredTensor:
+    """Return scores of a tensor as the reducer takes them."""
+    return ScoredTensor.of("wanda", info or matrix(tuple(weight.shape)), weight, scores, usage)
 
 
 def assert_strata(found: Reduced, scores: Tensor, weight: Tensor) -> None:
@@ -79,6 +87,27 @@ def test_strata_equal_a_dense_sort(kind: str) -> None:
     """Highest, lowest, sampled and largest rows are exact for spread, tied, zero, tiny and huge scores alike."""
     scores, weight = draw_scores(kind)
     assert_strata(reduced(scores, weight), scores, weight)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [1, 70, 999])
+def test_pieces_change_nothing(kind: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tensor reduced in pieces of any size keeps the same rows and counts, and the same sums to float64 rounding."""
+    scores, weight = draw_scores(kind)
+    whole = reduced(scores, weight)
+    monkeypatch.setattr("esa.score.pieces._CPU", size)
+    monkeypatch.setattr("esa.score.reduce._TRIMMED", 0)  # many ties: the picked are trimmed on the way
+    found = reduced(scores, weight)
+    for name, index in whole.strata.items():
+        assert np.array_equal(found.strata[name], index), name
+    for name, column in whole.columns.items():
+        assert column is None or np.array_equal(found.columns[name], column), name
+    assert all(np.array_equal(a, b) for a, b in zip(found.histogram, whole.histogram, strict=True))
+    for name, value in whole.statistics[0].items():
+        assert found.statistics[0][name] == (value if value is None else pytest.approx(value, rel=1e-12)), name
+    for axis, (sums, maxima) in whole.margins.items():
+        np.testing.assert_allclose(found.margins[axis][0], sums, rtol=1e-12)
+        np.testing.assert_array_equal(found.margins[axis][1], maxima)
 
 
 def test_the_comparison_can_fail() -> None:
@@ -137,7 +166,7 @@ def test_margins_follow_the_semantic_axes() -> None:
     """In a matrix that is stored (in, out) the outputs are the columns."""
     info = load("gpt2").table["transformer.h.0.mlp.c_fc.weight"]
     scores = torch.rand(info.shape)
-    margins = reduce_scores("wanda", info, Scores(scores), scores, 500, 0).margins
+    margins = reduce_scores(scored(Scores(scores), scores, info), 500, 0).margins
     assert {axis: len(sums) for axis, (sums, _) in margins.items()} == {"output": 64, "input": 16}
     np.testing.assert_allclose(margins["output"][0], scores.double().sum(0).numpy(), rtol=1e-12)
 
@@ -146,7 +175,7 @@ def test_every_expert_has_its_own_row() -> None:
     """Fused experts get one row together and one each, with their own statistics and share of the tokens."""
     scores = torch.rand(3, 20, 10) * torch.tensor([0.0, 1.0, 10.0]).view(3, 1, 1)
     usage = torch.tensor([0.0, 0.75, 0.25])
-    found = reduce_scores("wanda", matrix((3, 20, 10)), Scores(scores), torch.rand(3, 20, 10), KEEP, 0, usage)
+    found = reduce_scores(scored(Scores(scores), torch.rand(3, 20, 10), usage=usage), KEEP, 0)
     assert [row["expert"] for row in found.statistics] == [None, 0, 1, 2]
     assert [row["usage"] for row in found.statistics] == [None, 0.0, 0.75, 0.25]
     assert [row["num_zero"] for row in found.statistics][1:3] == [200, 0]
@@ -193,19 +222,18 @@ def test_every_sample_is_a_uniform_draw() -> None:
 def test_large_weights_may_be_known_from_before() -> None:
     """The largest weights depend on no score: given from an earlier metric they enter as they are."""
     scores, weight = draw_scores("spread")
-    large = largest_weights(weight.bfloat16(), KEEP)
-    found = reduce_scores("wanda", matrix(), Scores(scores), weight, KEEP, 0, large=large)
+    large = reduced(scores.flip(0), weight.bfloat16()).strata["large"]
+    found = reduce_scores(scored(Scores(scores), weight), KEEP, 0, large=large)
     assert found.strata["large"] is large
-    assert np.array_equal(
-        largest_weights(weight, KEEP), np.argsort(-weight.abs().reshape(-1).numpy(), kind="stable")[:KEEP]
-    )
+    kept = np.concatenate(list(found.strata.values()))
+    assert np.array_equal(found.columns["weight"], weight.reshape(-1).numpy()[kept])
 
 
 def test_signed_and_stderr_are_kept_with_their_scores() -> None:
     """Sign and standard error stand beside the score of the same weight, null where the metric has none."""
     scores, weight = draw_scores("spread")
     signs = torch.where(torch.rand(SHAPE) < 0.5, -1.0, 1.0)
-    found = reduce_scores("obd", matrix(), Scores(scores, scores * signs, scores / 3), weight, KEEP, 0)
+    found = reduce_scores(scored(Scores(scores, scores * signs, scores / 3), weight), KEEP, 0)
     kept = np.concatenate(list(found.strata.values()))
     assert np.array_equal(found.columns["signed"], (scores * signs).reshape(-1).numpy()[kept])
     assert np.array_equal(found.columns["stderr"], (scores / 3).reshape(-1).numpy()[kept])

@@ -1,5 +1,8 @@
 """The streamed backward pass equals ``loss.backward()`` bit for bit."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -7,11 +10,17 @@ from torch import Tensor
 from esa.model import LoadedModel, eligible
 from esa.progress import Silent
 from esa.score.labels import window_loss
-from esa.score.streaming import backward_pass
+from esa.score.strategy import Strategy
+from esa.score.streaming import Window, backward_pass
 from tests.conftest import load
+from tests.score.naive import dense, engine_scores, unequal_windows
+
+WAYS: dict[str, dict[str, Any]] = {
+    "one wave": {}, "two waves": {"waves": 2}, "a window at a time": {"waves": 3}, "graphs kept": {"keep_graphs": True},
+}  # fmt: skip
 
 
-def streamed_gradients(loaded: LoadedModel, windows: list[Tensor]) -> list[dict[str, Tensor]]:
+def streamed_gradients(loaded: LoadedModel, windows: list[Tensor], **way: Any) -> list[dict[str, Tensor]]:
     """Return each window's dense gradients as the streamed pass hands them out."""
     chosen = eligible(loaded.table)
     found = [{name: torch.zeros(info.shape) for name, info in chosen.items()} for _ in windows]
@@ -22,7 +31,10 @@ def streamed_gradients(loaded: LoadedModel, windows: list[Tensor]) -> list[dict[
         else:
             found[window][name][rows] += gradient
 
-    backward_pass(loaded, windows, chosen, None, keep, lambda names: None, Silent())
+    done: list[str] = []
+    cut = [Window(number, ids) for number, ids in enumerate(windows)]
+    backward_pass(loaded, cut, chosen, None, keep, done.extend, Silent(), **way)
+    assert sorted(done) == sorted(chosen), "each parameter is done once"
     return found
 
 
@@ -41,10 +53,11 @@ def assert_same_bits(found: dict[str, Tensor], expected: dict[str, Tensor]) -> N
         assert torch.equal(gradient, expected[name]), f"{name}: {(gradient - expected[name]).abs().max():.3g} apart"
 
 
-def test_streamed_gradients_equal_backward(architecture: str, windows: list[Tensor]) -> None:
-    """Every gradient of every window is that of loss.backward(), bit for bit, on every architecture."""
+@pytest.mark.parametrize("way", WAYS)
+def test_streamed_gradients_equal_backward(architecture: str, windows: list[Tensor], way: str) -> None:
+    """Every gradient of every window is that of loss.backward(), bit for bit, on every architecture, in waves or not."""
     loaded = load(architecture)
-    for ids, found in zip(windows, streamed_gradients(loaded, windows), strict=True):
+    for ids, found in zip(windows, streamed_gradients(loaded, windows, **WAYS[way]), strict=True):
         assert_same_bits(found, plain_gradients(loaded, ids))
 
 
@@ -66,3 +79,16 @@ def test_frozen_parameters_get_gradients_and_stay_frozen(windows: list[Tensor]) 
     for found, plain in zip(streamed_gradients(loaded, windows), expected, strict=True):
         assert_same_bits(found, plain)
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
+
+
+@pytest.mark.parametrize("way", [{"waves": 2}, {"keep_graphs": True}, {"in_files": 1}])
+def test_no_score_depends_on_the_way(architecture: str, way: dict[str, Any], tmp_path: Path) -> None:
+    """Waves, kept graphs and accumulators in files give every score of every metric bit for bit."""
+    metrics = ["act_mag", "wanda", "super_activation", "grad_x_weight", "grad_squared", "fisher_obd", "ggn_diag"]
+    expected = engine_scores(load(architecture), unequal_windows(), metrics, resamples=2)
+    strategy = Strategy(**way, folder=tmp_path)
+    found = engine_scores(load(architecture), unequal_windows(), metrics, strategy=strategy, resamples=2)
+    assert found.keys() == expected.keys()
+    for metric, tensors in expected.items():
+        assert_same_bits(dense(found[metric]), dense(tensors))
+    assert list(tmp_path.iterdir()) == []

@@ -22,7 +22,7 @@ from esa.score.engine import Effort, Engine, load_metrics
 from esa.score.memory import effort_of
 from esa.score.metric import Scores
 from esa.score.peaks import PeakWatch
-from esa.score.streaming import forward_pass
+from esa.score.streaming import Window, forward_pass
 from esa.score.super_activation import super_activation
 from tests.conftest import SMALL, build, load, make_tokenizer, tiny_spec
 from tests.score.naive import engine_scores, load_double, super_activations, unequal_windows
@@ -227,7 +227,7 @@ def test_growth_is_what_zeroing_the_weight_does(between: str) -> None:
     windows, chosen = unequal_windows(), eligible(loaded.table)
     watch = PeakWatch(loaded, chosen, 1.0)
     batches = [torch.tensor([ids]) for ids in windows.ids]
-    forward_pass(loaded, batches, None, Silent(), watch)
+    forward_pass(loaded, [Window(n, ids) for n, ids in enumerate(batches)], None, Silent(), watch)
     assert set(watch.found) == {n for n, info in chosen.items() if info.component in ("mlp.down", "expert.down")}
     measured = 0
     for name, peak in watch.found.items():
