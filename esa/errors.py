@@ -3,6 +3,7 @@
 EsaError (3)
 |- SpecError        a spec that does not hold: all its problems at once
 |- ArtifactError    a table, manifest or run folder that cannot be read or used
+|  '- BusyError     a step that another process is writing
 |- DataError        a text source that is missing or too short
 |- ModelError       a model that cannot be found, loaded or walked
 |- TargetError      an address that names no weight of the model
@@ -51,6 +52,10 @@ class SpecError(EsaError):
 
 class ArtifactError(EsaError):
     """A table, manifest or run folder cannot be read or used."""
+
+
+class BusyError(ArtifactError):
+    """A step is being written by another process or thread: it can be waited for."""
 
 
 class DataError(EsaError):

@@ -10,7 +10,7 @@ from pathlib import Path
 from weakref import WeakValueDictionary
 
 from esa.artifact.manifest import now
-from esa.errors import ArtifactError
+from esa.errors import ArtifactError, BusyError
 
 LOCK = ".lock"
 _ATTEMPTS, _PAUSE = 6, 0.02  # seconds; whoever looks at a lock holds it for a moment, and a holder may take it away
@@ -69,7 +69,7 @@ def acquire(folder: Path) -> Lock:
     already is given the same lock again. Over NFS, Linux passes it on to the server (mounts with ``nolock`` or
     ``local_lock=flock`` do not, and then two machines are not kept apart, only two processes of one); the process named in
     an error may run on another machine. Lustre needs the mount option ``flock``.
-    Raises ArtifactError if another process or thread holds it, or the folder cannot be made, written to or locked.
+    Raises BusyError if another process or thread holds it, ArtifactError if the folder cannot be made, written to or locked.
     """
     for _ in range(_ATTEMPTS):
         try:
@@ -107,10 +107,10 @@ def _read(content: bytes) -> Holder:
         return Holder()
 
 
-def busy(folder: Path, found: Holder) -> ArtifactError:
+def busy(folder: Path, found: Holder) -> BusyError:
     """Return the error of a folder that somebody else writes to."""
     other = "another thread of this process" if found.pid == os.getpid() else "another process"
-    return ArtifactError(
+    return BusyError(
         f"is being written by {other} ({found})",
         where=str(folder),
         hint="wait until it is done, or stop it: the same command then reuses or resumes what it wrote",

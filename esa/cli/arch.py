@@ -25,6 +25,7 @@ def command(
         ),
     ] = None,
     spec: options.SpecFile = None,
+    only: options.Only = None,
     overrides: options.Overrides = None,
     out: Annotated[
         str | None,
@@ -60,7 +61,7 @@ def command(
     target = "-" if out is None and format is not None else out
     if target is not None and not is_file_target(target):
         raise EsaError(f"'{target}': a table is written; allowed: a .csv or .parquet file, or -", where="--out")
-    chosen = _chosen(model, spec, overrides or [])
+    chosen = _chosen(model, spec, overrides or [], only)
     if model is not None and spec is not None and chosen.model.shape is not None:
         progress.note("model.shape of the spec is another model's: left out")
         chosen = chosen.model_copy(update={"model": chosen.model.model_copy(update={"shape": None})})
@@ -86,14 +87,14 @@ def command(
         print_architecture(found, console)
 
 
-def _chosen(model: str | None, path: Path | None, overrides: list[str]) -> "Spec":
+def _chosen(model: str | None, path: Path | None, overrides: list[str], only: list[str] | None) -> "Spec":
     """Return the spec whose [model] is described: that of --spec, MODEL in its place if it is given."""
     from esa.spec import spec_from_dict
     from esa.spec.loading import apply_overrides
 
     if model is not None and Path(model).suffix == ".toml":
         raise EsaError(f"'{model}' is a spec, not a model", where="MODEL", hint=f"esa arch --spec {model}")
-    if path is None:
+    if path is None and not only:
         if model is None:
             raise EsaError(
                 "no model is given",
@@ -101,7 +102,7 @@ def _chosen(model: str | None, path: Path | None, overrides: list[str]) -> "Spec
                 hint="esa arch smollm2-135m, or esa arch --spec specs/mixtral_8x7b.toml",
             )
         return apply_overrides(spec_from_dict({"name": "arch", "model": {"id": model}}), overrides)
-    return read_spec(path, overrides, {"model.id": model})
+    return read_spec(path, overrides, {"model.id": model}, only)
 
 
 @contextmanager

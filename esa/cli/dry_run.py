@@ -21,16 +21,32 @@ def print_plan(runs: Sequence[Spec], steps: Sequence[str], out: Path | None) -> 
             typer.echo(f"# {line}".rstrip())
 
 
+def print_members(runs: Sequence[Spec], numbers: Sequence[int]) -> None:
+    """Print as comments which number of a sweep is which run, and in what the runs differ."""
+    from esa.cli.members import member_rows
+    from esa.cli.plain import aligned
+
+    typer.echo(f"# {len(numbers)} of {len(runs)} runs\n#")
+    for line in aligned(member_rows(runs, numbers), right={0}):
+        typer.echo(f"# {line}")
+    typer.echo("")
+
+
 def _plan(spec: Spec, steps: Sequence[str], out: Path | None) -> list[str]:
     from esa.model.footprint import BASE_BYTES, footprint
+    from esa.model.loading import choose_device
+    from esa.model.room import memory_room
 
     model = footprint(spec.model)
+    stages: dict[str, int] = {}
     lines = ["", "passes"]
     if "score" in steps:
-        from esa.score.memory import effort_of, passes
+        from esa.score.memory import effort_of, passes, strategy_of
 
         effort = effort_of(spec, model)
-        lines += [f"  score: {step}" for step in passes(spec, effort)]
+        strategy, found = strategy_of(spec, model, effort, memory_room(spec.model, choose_device(spec.model.device)[0]))
+        lines += [f"  score: {step}" for step in passes(spec, effort, strategy)]
+        stages |= {name if name == "load" else f"score: {name}": size for name, size in found.items()}
     if "perturb" in steps and spec.perturb:
         lines.append(f"  perturb: {_evaluations(spec)}")
     if "eval" in steps:
@@ -41,21 +57,13 @@ def _plan(spec: Spec, steps: Sequence[str], out: Path | None) -> list[str]:
             for one in combinations(spec)
         ]
     lines += ["", f"memory ({model.num_parameters:,} weights, {model.item_bytes} bytes each)"]
-    fixed = BASE_BYTES + model.weight_bytes
-    stages: dict[str, int] = {"load": BASE_BYTES + model.load_bytes}
-    if "score" in steps:
-        from esa.score import memory as score_memory
-
-        terms = score_memory.memory_terms(spec, model, effort.probe_groups)
-        shared = terms.pop("boundaries", 0) + terms["rows"] // len(spec.score.seeds)  # other seeds wait on disk
-        stages |= {f"score: {name}": fixed + shared + size for name, size in terms.items() if name != "rows"}
-        stages["score: rows"] = fixed + 2 * terms["rows"]
     if "perturb" in steps or "eval" in steps:
         from esa.eval import memory as eval_memory
 
         remembers = "perturb" in steps
-        total = sum(eval_memory.memory_terms(spec, model, remembers=remembers).values())
-        stages["perturb" if remembers else "eval"] = fixed + total
+        stages |= {"load": BASE_BYTES + max(model.load_bytes, model.weight_bytes)}
+        room = memory_room(spec.model, choose_device(spec.model.device)[0])
+        stages["perturb" if remembers else "eval"] = eval_memory.predicted_peak(spec, model, room, remembers=remembers)
     lines += [f"  {name:<22}{size / _GB:8.2f} GB" for name, size in stages.items()]
     binding = max(stages, key=lambda name: stages[name])
     lines += [f"  peak {stages[binding] / _GB:.2f} GB, bound by {binding}", "", "outputs"]

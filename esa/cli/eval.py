@@ -18,6 +18,7 @@ _SHOWN = {"perplexity": "perplexity", "nll": "nll", "bits_per_byte": "bits/byte"
 @handled
 def command(
     spec: options.SpecFile = None,
+    only: options.Only = None,
     text: Annotated[
         list[str] | None,
         typer.Option(
@@ -64,7 +65,7 @@ def command(
     progress = begin(quiet=quiet, verbose=verbose, threads=threads)
     format = check_format(format)
     shorthand = {"eval.texts": text, "eval.lengths": length, "model.id": model, "model.device": device}
-    chosen = read_spec(spec, overrides, shorthand)
+    chosen = read_spec(spec, overrides, shorthand, only)
     if dry_run:
         from esa.cli.dry_run import print_plan
 

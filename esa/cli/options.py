@@ -36,6 +36,16 @@ Overrides = Annotated[
         "--set", help="Change one key: score.metrics=['obd']. Repeatable.", metavar="KEY=VALUE", rich_help_panel=SPEC
     ),
 ]
+Only = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--only",
+        help="Take this run of a sweep alone: its number, counted from 0 as in its name. esa run also takes 0-3,7, and"
+        " waits for a step that another process is writing.",
+        metavar="NUMBER",
+        rich_help_panel=SPEC,
+    ),
+]
 Out = Annotated[
     str | None,
     typer.Option(

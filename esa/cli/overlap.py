@@ -18,6 +18,7 @@ def command(
         ),
     ],
     spec: options.SpecFile = None,
+    only: options.Only = None,
     by: Annotated[
         list[str] | None,
         typer.Option(
@@ -67,8 +68,8 @@ def command(
     progress = begin(quiet=quiet, verbose=verbose, threads=threads)
     format = check_format(format)
     shorthand = {"overlap.by": by, "overlap.k": k, "overlap.p": p, "overlap.universe": universe}
-    if spec is not None:
-        chosen = read_spec(spec, overrides, shorthand)
+    if spec is not None or only:
+        chosen = read_spec(spec, overrides, shorthand, only)
     else:
         from esa.cli.session import toml_value
 

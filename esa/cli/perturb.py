@@ -13,6 +13,7 @@ from esa.errors import EsaError
 @handled
 def command(
     spec: options.SpecFile = None,
+    only: options.Only = None,
     targets: Annotated[
         str | None,
         typer.Option(
@@ -64,7 +65,7 @@ def command(
     """
     progress = begin(quiet=quiet, verbose=verbose, threads=threads)
     format = check_format(format)
-    chosen = read_spec(spec, overrides, {"rank.k": k, "model.id": model, "model.device": device})
+    chosen = read_spec(spec, overrides, {"rank.k": k, "model.id": model, "model.device": device}, only)
     if method or unit or option:
         chosen = _with_methods(chosen, method, option, unit)
     if (targets is None) == (not target):

@@ -6,7 +6,7 @@ import typer
 
 from esa.cli import options
 from esa.cli.options import SPEC
-from esa.cli.session import begin, check_format, deliver, folder_target, handled, is_file_target, toml_value
+from esa.cli.session import begin, check_format, deliver, folder_target, handled, is_file_target, read_spec, toml_value
 
 
 @handled
@@ -15,6 +15,7 @@ def command(
         str, typer.Argument(help="Score folder, score table, or - for stdin.", metavar="SCORES", show_default=False)
     ],
     spec: options.SpecFile = None,
+    only: options.Only = None,
     k: options.Ks = None,
     mode: Annotated[
         str | None,
@@ -75,10 +76,10 @@ def command(
     }  # fmt: skip
     from esa import rank
     from esa.rank.scores import open_scores
-    from esa.spec import apply_overrides, dump_spec, load_spec
+    from esa.spec import apply_overrides, dump_spec
 
     changes = [*(overrides or []), *(f"{key}={toml_value(value)}" for key, value in shorthand.items() if value)]
-    given = load_spec(spec, changes) if spec is not None else None
+    given = read_spec(spec, changes, only=only) if spec is not None or only else None
     if dry_run:
         carried = given or (open_scores(source).spec if source != "-" else None)
         typer.echo(

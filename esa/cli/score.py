@@ -12,6 +12,7 @@ from esa.cli.session import begin, check_format, deliver, folder_target, handled
 @handled
 def command(
     spec: options.SpecFile = None,
+    only: options.Only = None,
     metric: Annotated[
         list[str] | None, typer.Option("--metric", help="Repeatable. Short for score.metrics.", rich_help_panel=SPEC)
     ] = None,
@@ -45,7 +46,7 @@ def command(
     progress = begin(quiet=quiet, verbose=verbose, threads=threads)
     format = check_format(format)
     shorthand = {"score.metrics": metric, "score.seeds": seed, "model.id": model, "model.device": device}
-    chosen = read_spec(spec, overrides, shorthand)
+    chosen = read_spec(spec, overrides, shorthand, only)
     if dry_run:
         from esa.cli.dry_run import print_plan
 

@@ -45,17 +45,34 @@ def handled(command: Callable[P, None]) -> Callable[P, None]:
         except OSError as error:  # a full disk, a folder without permission: about content, not a bug
             if kwargs.get("verbose"):
                 traceback.print_exc()
-            print_error(EsaError(error.strerror or str(error), where=str(error.filename or "output")))
+            print_error(content_error(error))
             raise typer.Exit(EXIT_CONTENT) from None
 
     return wrapper
 
 
-def read_spec(path: Path | None, overrides: Sequence[str] | None, shorthand: Mapping[str, Any] | None = None) -> "Spec":
-    """Return the spec of ``--spec`` with ``--set`` and the shorthand flags (spec key -> value, None: not given)."""
-    from esa.spec import load_spec
+def content_error(error: OSError) -> EsaError:
+    """Return what the system refused as an error about content: the file, and its own words."""
+    return EsaError(error.strerror or str(error), where=str(error.filename or "output"))
 
-    return load_spec(_spec_path(path), _all_overrides(overrides, shorthand))
+
+def read_spec(
+    path: Path | None,
+    overrides: Sequence[str] | None,
+    shorthand: Mapping[str, Any] | None = None,
+    only: Sequence[str] | None = None,
+) -> "Spec":
+    """Return the spec of ``--spec`` with ``--set`` and the shorthand flags (spec key -> value, None: not given).
+
+    Of a sweep it is the run that ``--only`` chooses.
+    """
+    from esa.cli.members import choose_one
+    from esa.spec import load_spec, load_sweep
+
+    changes = _all_overrides(overrides, shorthand)
+    if not only:
+        return load_spec(_spec_path(path), changes)
+    return choose_one(only, load_sweep(_spec_path(path), changes), path)
 
 
 def read_sweep(

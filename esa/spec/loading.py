@@ -34,7 +34,7 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
     if len(runs) != 1:
         raise SpecError(
             [f"{path}: sweep: describes {len(runs)} runs where one is needed"],
-            hint="esa run takes a sweep; for one step set the swept keys with --set and remove [sweep]",
+            hint="esa run takes a sweep; --only NUMBER takes one run of it, here too, counted from 0",
         )
     return runs[0]
 

@@ -350,7 +350,7 @@ def test_one_step_refuses_a_sweep() -> None:
         read(SWEEP)
     assert str(caught.value) == (
         "s.toml: sweep: describes 6 runs where one is needed\n"
-        "hint: esa run takes a sweep; for one step set the swept keys with --set and remove [sweep]"
+        "hint: esa run takes a sweep; --only NUMBER takes one run of it, here too, counted from 0"
     )
 
 
