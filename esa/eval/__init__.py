@@ -8,16 +8,20 @@ from typing import Any
 import polars as pl
 
 from esa.artifact import Step, Table, find_table, make_table, marking_failures, to_json
+from esa.artifact.space import size_text
 from esa.artifact.steps import OUTPUTS
 from esa.data import Tokens, TokenWindows, eval_windows, source_hash, tokenised
 from esa.eval.combinations import combinations
-from esa.eval.evaluator import Evaluator
+from esa.eval.evaluator import Edit, Evaluator
 from esa.eval.language_modeling import Measured, evaluate
+from esa.eval.memory import predicted_peak, states_room
 from esa.model import LoadedModel, check_context, load_model, model_inputs, require_same_model
+from esa.model.footprint import footprint_of
+from esa.model.room import memory_room
 from esa.progress import Progress, Recording
 from esa.spec import Spec
 
-__all__ = ["EvalResult", "Evaluator", "Measured", "case_id", "eval_step", "run"]
+__all__ = ["Edit", "EvalResult", "Evaluator", "Measured", "budgeted", "case_id", "eval_step", "run"]
 
 TASK = "language_modeling"
 
@@ -130,9 +134,10 @@ def measure(spec: Spec, loaded: LoadedModel, progress: Progress) -> list[Evaluat
     if any(windows.num_bytes == 0 for windows in cut):
         progress.warn("the tokenizer does not tell where its tokens start: bits per byte is null")
     found = []
+    room = budgeted(spec, loaded, progress, remembers=False)
     progress.start("eval", len(cut))
     for windows in cut:
-        evaluator = Evaluator(loaded, windows, spec.eval.batch_tokens)
+        evaluator = Evaluator(loaded, windows, spec.eval.batch_tokens, room)
         measured = evaluator.measure()
         found.append(Evaluation(windows, measured, measured.outcome(evaluator.vocabulary)))
         if measured.nonfinite:
@@ -141,6 +146,16 @@ def measure(spec: Spec, loaded: LoadedModel, progress: Progress) -> list[Evaluat
         progress.advance()
     progress.finish()
     return found
+
+
+def budgeted(spec: Spec, loaded: LoadedModel, progress: Progress, *, remembers: bool) -> int:
+    """Return the bytes that hidden states may take; warn where ``model.memory_budget`` leaves too few."""
+    model, memory = footprint_of(loaded.model, spec.model, loaded.table), memory_room(spec.model, loaded.device)
+    peak = predicted_peak(spec, model, memory, remembers=remembers)
+    if spec.model.memory_budget is not None and peak > memory:
+        step = "perturb" if remembers else "eval"
+        progress.warn(f"model.memory_budget: {size_text(memory)}; {step} is predicted to hold {size_text(peak)}")
+    return states_room(spec, model, memory, remembers=remembers)
 
 
 def eval_rows(run: str, found: Evaluation) -> list[dict[str, object]]:

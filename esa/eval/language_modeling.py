@@ -1,6 +1,7 @@
 """Language modelling: NLL, perplexity, token accuracy and bits per byte, from logits."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,9 +9,10 @@ import torch
 from torch import Tensor
 
 from esa.artifact import finite
-from esa.model.precision import wide, wide_device
+from esa.model.precision import wide
 
-_CHUNK = 32  # positions turned into probabilities at once: few enough to stay in the cache
+_NUMBERS = 1 << 19  # probabilities computed at once: few enough to stay in a processor's cache
+_NUMBERS_ON_GPU = 1 << 24  # enough to keep one busy
 
 
 @dataclass
@@ -93,52 +95,99 @@ def perplexity(nll: float | None) -> float | None:
 
 
 class Reference:
-    """The intact model's logits of a batch, with what every comparison needs of them again."""
+    """The intact model's logits of a batch, ``(batch, T + 1, V)``, with what every comparison needs of them again.
+
+    ``normalizer``, the log of the summed exponentials, and ``choice`` are ``(batch, T)``: of the predicted positions.
+    """
 
     def __init__(self, logits: Tensor) -> None:
-        self.logits = logits[:, :-1].reshape(-1, logits.shape[-1])  # (positions, V)
-        parts = [self.logits[start : start + _CHUNK] for start in range(0, len(self.logits), _CHUNK)]
-        self.normalizer = torch.cat([part.float().logsumexp(-1) for part in parts])  # (positions,)
-        self.choice = torch.cat([part.argmax(-1) for part in parts])
+        batch, length, _ = logits.shape
+        self.logits = logits
+        self.normalizer = torch.empty((batch, length - 1), dtype=torch.float32, device=logits.device)
+        self.choice = torch.empty((batch, length - 1), dtype=torch.int64, device=logits.device)
+        work = _work(logits)
+        for part in _parts(logits):
+            scores = logits[part].float()
+            self.normalizer[part] = _normalizer(scores, work[: len(scores)])
+            self.choice[part] = _first_choice(scores)
+
+
+def add_unmeasured(measured: Measured, ids: Tensor) -> None:
+    """Count the predicted tokens of a batch of equally long windows, ids ``(batch, T + 1)``, and measure nothing."""
+    batch, length = ids.shape
+    measured.num_tokens += [length - 1] * batch
 
 
 def add_batch(measured: Measured, logits: Tensor, ids: Tensor, intact: Reference | None) -> None:
     """Add a batch of equally long windows.
 
     logits ``(batch, T + 1, V)``; ids ``(batch, T + 1)``; intact: the intact model's, for agreement and KL. All sums over
-    positions are float64, probabilities float32.
+    positions are float64, probabilities float32. Memory: a few megabytes of probabilities; the logits are not copied.
     """
-    batch, length = ids.shape
-    measured.num_tokens += [length - 1] * batch
+    add_unmeasured(measured, ids)
     low, high = logits.aminmax()  # NaN comes through both
     if measured.nonfinite or not bool(torch.isfinite(low) and torch.isfinite(high)):
         measured.nonfinite = True
         return
-    targets = ids[:, 1:].reshape(-1)
-    predictions = logits[:, :-1].reshape(-1, logits.shape[-1])
-    nll = torch.empty(len(targets), dtype=torch.float64, device=wide_device(ids.device))
-    correct = torch.empty(len(targets), dtype=torch.bool, device=ids.device)
-    agreeing, divergence = 0, 0.0
-    for start in range(0, len(targets), _CHUNK):
-        part = slice(start, start + _CHUNK)
-        scores = predictions[part].float()
-        normalizer = scores.logsumexp(-1)
-        nll[part] = wide(normalizer - scores.gather(1, targets[part, None]).squeeze(1))
-        choice = scores.argmax(-1)
-        correct[part] = choice == targets[part]
-        if intact is not None:
-            agreeing += int((choice == intact.choice[part]).sum())
-            logq = intact.logits[part].float() - intact.normalizer[part, None]
-            gap = logq - (scores - normalizer[:, None])
-            divergence += float(wide((logq.exp() * gap).sum(-1)).sum())
+    targets = ids[:, 1:]
+    losses, divergences = (torch.zeros(targets.shape, dtype=torch.float32, device=ids.device) for _ in range(2))
+    choice = torch.empty_like(targets)
+    work = _work(logits)
+    gap = torch.empty_like(work) if intact is not None else work
+    for part in _parts(logits):
+        scores = logits[part].float()
+        shifted = work[: len(scores)]
+        normalizer = _normalizer(scores, shifted)
+        losses[part] = normalizer - scores.gather(1, targets[part][:, None]).squeeze(1)
+        choice[part] = _first_choice(scores)
+        if intact is not None:  # the sum of exp(logq) (logq - logp), q the intact model's probabilities
+            logp = torch.sub(scores, normalizer[:, None], out=shifted)
+            logq = torch.sub(intact.logits[part].float(), intact.normalizer[part][:, None], out=gap[: len(scores)])
+            difference = torch.sub(logq, logp, out=shifted)
+            divergences[part] = logq.exp_().mul_(difference).sum(-1)
+    nll, divergence = wide(losses), float(wide(divergences).sum())
     if not (torch.isfinite(nll).all() and math.isfinite(divergence)):
         measured.nonfinite = True
         return
-    measured.nll += nll.view(batch, -1).sum(1).tolist()
-    measured.num_correct += correct.view(batch, -1).sum(1).tolist()
+    measured.nll += nll.sum(1).tolist()
+    measured.num_correct += (choice == targets).sum(1).tolist()
     if intact is not None:
-        measured.num_agreeing = (measured.num_agreeing or 0) + agreeing
+        measured.num_agreeing = (measured.num_agreeing or 0) + int((choice == intact.choice).sum())
         measured.kl_sum = (measured.kl_sum or 0.0) + divergence
+
+
+def _normalizer(scores: Tensor, work: Tensor) -> Tensor:
+    """Return logsumexp over the last axis, the steps of torch's own in memory that is there already."""
+    highest = scores.amax(-1, keepdim=True)
+    total = torch.sub(scores, highest, out=work).exp_().sum(-1)
+    return total.log_().add_(highest.squeeze(-1))
+
+
+def _first_choice(scores: Tensor) -> Tensor:
+    """Return argmax over the last axis, the lowest index of equals."""
+    if scores.device.type != "cpu":
+        return scores.argmax(-1)
+    return torch.from_numpy(scores.detach().numpy().argmax(-1))  # torch's own takes twelve times as long
+
+
+def _work(logits: Tensor) -> Tensor:
+    """Return room for the probabilities of the positions of one part, float32."""
+    return torch.empty((_num_positions(logits), logits.shape[-1]), dtype=torch.float32, device=logits.device)
+
+
+def _num_positions(logits: Tensor) -> int:
+    """Return how many positions are turned into probabilities at once."""
+    number = _NUMBERS if logits.device.type == "cpu" else _NUMBERS_ON_GPU
+    return min(max(number // logits.shape[-1], 1), logits.shape[1])
+
+
+def _parts(logits: Tensor) -> Iterator[tuple[int, slice]]:
+    """Yield the predicted positions of a batch of windows, a few neighbours of one window at a time."""
+    batch, length, _ = logits.shape
+    step = _num_positions(logits)
+    for window in range(batch):
+        for start in range(0, length - 1, step):
+            yield window, slice(start, min(start + step, length - 1))
 
 
 def evaluate(measured: Measured, num_bytes: int) -> list[tuple[str, float | None, float | None]]:

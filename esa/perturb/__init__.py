@@ -10,7 +10,7 @@ from esa.artifact.steps import JOURNAL, OUTPUTS, marking_failures
 from esa.artifact.tables import encode
 from esa.data import eval_windows, source_hash
 from esa.errors import ArtifactError, CheckError, EsaError, SpecError
-from esa.eval import Evaluator
+from esa.eval import Evaluator, budgeted
 from esa.model import (
     LoadedModel,
     check_context,
@@ -100,9 +100,10 @@ def run(
         progress.warn(
             "the calibration windows are the evaluation windows: damage is measured on the text that was scored"
         )
+    room = budgeted(spec, loaded, progress, remembers=True)
     if not step.begin(force=force):  # another process finished it while the model was loaded
         return _finished(step)
-    evaluator = Evaluator(loaded, windows, spec.eval.batch_tokens)
+    evaluator = Evaluator(loaded, windows, spec.eval.batch_tokens, room)
     seed = spec.score.seeds[0]
     journal = _journal(step, loaded)
     num_reused = sum(key in plan.cases for key in journal.done)

@@ -1,16 +1,16 @@
-"""Run a campaign case by case: change, evaluate, restore, note down; a killed one goes on at the next case."""
+"""Run a campaign a few cases at a time: change, evaluate, restore, note down; a killed one goes on where it was."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from esa.artifact import Journal
-from esa.errors import ModelError
-from esa.eval import INTACT, Evaluator, Measured, case_id, window_rows
+from esa.errors import ArtifactError, ModelError
+from esa.eval import INTACT, Edit, Evaluator, Measured, case_id, window_rows
 from esa.eval.language_modeling import perplexity
 from esa.model import LoadedModel
 from esa.perturb.apply import Change, Target, applied, fault_rows, neighbours, plan_changes, same_bits
@@ -21,6 +21,15 @@ from esa.progress import Progress
 from esa.spec import generator
 
 _POOL = 1000
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """A case of the plan, or a rewrite of the noise floor, with the values it writes."""
+
+    key: str
+    method: str  # none for a rewrite
+    changes: Sequence[Change]
 
 
 @dataclass
@@ -35,38 +44,83 @@ class Campaign:
     progress: Progress
 
     def evaluate(self, plan: Plan, floor_targets: Sequence[Target]) -> None:
-        """Evaluate what the journal does not hold yet. Every finished case is a flushed line."""
+        """Evaluate what the journal does not hold yet, in the order of the first block that changes.
+
+        A few cases run together (``Evaluator.together``); each finished one is a flushed line, and a kill loses those alone.
+        Raises ModelError for an intact model without finite logits, ArtifactError if it measures other than the journal says.
+        """
         floor = {f"floor-{case_id('neighbour', {}, [addressed(t, self.loaded.table)], 0)}": t for t in floor_targets}
-        todo = [key for key in [*floor, *plan.cases] if key not in self.journal.done]
-        self.progress.start("cases", 1 + len(floor) + len(plan.cases))
-        self.progress.advance(1 + len(floor) + len(plan.cases) - len(todo) - 1)
-        if todo or INTACT not in self.journal.done:
-            intact = self.evaluator.remember()
-            if intact.nonfinite:
-                raise ModelError(
-                    "the intact model gives NaN or infinite logits on the evaluation text: no damage can be measured",
-                    hint="try dtype = 'float32'",
-                )
-            if INTACT not in self.journal.done:
-                self.journal.append(INTACT, {"measured": intact.record()})
+        touched = {key: {target[0]} for key, target in floor.items()}
+        touched |= {key: {name for name, _ in case.targets} for key, case in plan.cases.items()}
+        starts = {
+            key: self.evaluator.first_block(names) for key, names in touched.items() if key not in self.journal.done
+        }
+        self.progress.start("cases", 1 + len(touched))
+        self.progress.advance(len(touched) - len(starts))
+        if starts or INTACT not in self.journal.done:
+            self._intact(set(starts.values()))
         self.progress.advance()
-        for key in todo:
-            case = plan.cases.get(key)
-            changes = neighbours(self.loaded, floor[key]) if case is None else self._changes(case)
-            measured = self._evaluated(changes, "" if case is None else case.method)
-            faults = fault_rows(self.run, key, changes) if case is not None and case.method == "bit_flip" else []
-            self.journal.append(key, {"measured": measured.record(), "faults": faults})
-            self.progress.advance()
+        waiting: list[_Planned] = []
+        for key in sorted(starts, key=lambda key: starts[key]):  # of one first block, in the plan's order
+            planned = self._planned(key, plan.cases.get(key), floor)
+            if all(same_bits(change.before, change.after) for change in planned.changes):
+                intact = self.measured(INTACT)
+                self._finish(planned, replace(intact, num_agreeing=intact.total_tokens, kl_sum=0.0))
+                continue
+            if not waiting:
+                self.evaluator.forget_below(starts[key])
+            waiting.append(planned)
+            if len(waiting) == self.evaluator.together:
+                self._compare(waiting)
+                waiting = []
+        self._compare(waiting)
         self.progress.finish()
 
-    def _evaluated(self, changes: Sequence[Change], method: str) -> Measured:
-        """Return what the changed model measures; changes that change no bit leave the intact model's measurement."""
-        if all(same_bits(change.before, change.after) for change in changes):
-            intact = self.measured(INTACT)
-            return replace(intact, num_agreeing=intact.total_tokens, kl_sum=0.0)
-        start = self.evaluator.first_block({change.name for change in changes})
-        with applied(self.loaded, changes), hooked(self.loaded, method, changes):
-            return self.evaluator.compare(start)
+    def _intact(self, starts: set[int]) -> None:
+        """Evaluate the intact model, and hold the result against the journal's."""
+        intact = self.evaluator.remember(starts)
+        if intact.nonfinite:
+            raise ModelError(
+                "the intact model gives NaN or infinite logits on the evaluation text: no damage can be measured",
+                hint="try dtype = 'float32'",
+            )
+        if INTACT not in self.journal.done:
+            self.journal.append(INTACT, {"measured": intact.record()})
+        elif intact != self.measured(INTACT):
+            raise ArtifactError(
+                f"the intact model had an NLL of {self.measured(INTACT).mean_nll!r} when the step was begun, and has"
+                f" {intact.mean_nll!r} now: cases of both would not be comparable",
+                where=str(self.journal.path),
+                hint="go on with the machine, device, number of threads and torch that began it, or start afresh with --force",
+            )
+
+    def _planned(self, key: str, case: Case | None, floor: Mapping[str, Target]) -> _Planned:
+        if case is None:
+            return _Planned(key, "", neighbours(self.loaded, floor[key]))
+        return _Planned(key, case.method, self._changes(case))
+
+    def _compare(self, waiting: Sequence[_Planned]) -> None:
+        """Evaluate cases together and note them down."""
+        if waiting:
+            edits = [self._edit(planned) for planned in waiting]
+            for planned, measured in zip(waiting, self.evaluator.compare(edits), strict=True):
+                self._finish(planned, measured)
+
+    def _edit(self, planned: _Planned) -> Edit:
+        """Return a case as the evaluator makes it: part by part, hooks included."""
+
+        @contextmanager
+        def make(names: frozenset[str]) -> Iterator[None]:
+            changes = [change for change in planned.changes if change.name in names]
+            with applied(self.loaded, changes), hooked(self.loaded, planned.method, changes):
+                yield
+
+        return Edit(frozenset(change.name for change in planned.changes), make)
+
+    def _finish(self, planned: _Planned, measured: Measured) -> None:
+        faults = fault_rows(self.run, planned.key, planned.changes) if planned.method == "bit_flip" else []
+        self.journal.append(planned.key, {"measured": measured.record(), "faults": faults})
+        self.progress.advance()
 
     def _changes(self, case: Case) -> list[Change]:
         names = case_id("targets", {}, [addressed(target, self.loaded.table) for target in case.targets], 0)
@@ -130,14 +184,13 @@ def floor_targets(
     rest, top groups left out: nearly every weight is one of low score.
     """
     draw = generator(seed, "noise_floor")
-    parameters = loaded.parameters()
     bottom = list(
         dict.fromkeys(
             target
             for group in groups
             if group.name == "bottom_k"
             for target, score in zip(group.targets, group.scores, strict=False)
-            if score and _value(parameters, target) != 0
+            if score and _value(loaded, target) != 0
         )
     )
     picks = [bottom[i] for i in draw.permutation(len(bottom))[:number]]
@@ -148,16 +201,15 @@ def floor_targets(
             break
         place = int(np.searchsorted(sizes, position, side="right"))
         target = (chosen[place], position - (int(sizes[place - 1]) if place else 0))
-        if target not in taken and _value(parameters, target) != 0:
+        if target not in taken and _value(loaded, target) != 0:
             taken.add(target)
             picks.append(target)
     order = {name: number for number, name in enumerate(loaded.table)}
     return sorted(picks, key=lambda target: (order[target[0]], target[1]))
 
 
-def _value(parameters: Mapping[str, Tensor], target: Target) -> float:
+def _value(loaded: LoadedModel, target: Target) -> float:
     """Return a weight's value; 0 where it is not finite, since it has no neighbour to be rewritten to."""
-    name, index = target
-    weight = parameters[name].detach()
-    value = float(weight[torch.unravel_index(torch.tensor(index), weight.shape)])
+    weight = loaded.weights[target[0]]
+    value = float(weight.values()[torch.unravel_index(torch.tensor(target[1]), weight.info.shape)])
     return value if math.isfinite(value) else 0.0

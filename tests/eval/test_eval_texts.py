@@ -172,9 +172,9 @@ def test_up_to_the_limit_nothing_is_said(name: str) -> None:
 
 
 def test_memory_is_that_of_the_longest(folder_model: Path) -> None:
-    """What --dry-run predicts for an evaluation is bound by its longest windows; for a campaign, by eval.length."""
+    """What --dry-run predicts for an evaluation is bound by its longest windows; for a campaign, by two of eval.length."""
     keys = {"windows": 6, "length": 16, "batch_tokens": 16, "lengths": (8, 96)}
     chosen = tiny_spec(model={"id": str(folder_model)}, eval=keys)
     model = footprint(chosen.model)
-    long, plain = memory_terms(chosen, model, remembers=False), memory_terms(chosen, model, remembers=True)
-    assert long["batch"] - plain["batch"] == (96 - 16) * model.vocabulary * model.item_bytes * 2
+    long, plain = (memory_terms(chosen, model, 1 << 30, remembers=remembers) for remembers in (False, True))
+    assert long["batch"] - plain["batch"] == (96 - 2 * 16) * model.vocabulary * model.item_bytes

@@ -10,6 +10,7 @@ from esa.data import eval_windows
 from esa.eval import Evaluator, Measured
 from esa.eval.language_modeling import Reference, add_batch, evaluate, perplexity, ratio_error
 from tests.conftest import VOCABULARY, load, tiny_spec
+from tests.eval.edits import compare_standing
 from tests.eval.naive import LINES, pick, token_nlls, window_logits, write_lines
 from tests.score.naive import unequal_windows
 
@@ -159,12 +160,12 @@ def test_agreement_and_kl_equal_a_plain_loop(architecture: str) -> None:
     windows = unequal_windows(lengths=(9, 20, 20, 5))
     evaluator = Evaluator(loaded, windows, 2048)
     evaluator.remember()
-    same = evaluator.compare(0)
+    same = compare_standing(evaluator)
     assert (same.agreement, same.kl) == (1.0, pytest.approx(0, abs=1e-7))
     before = window_logits(loaded, windows)
     with torch.no_grad():
         next(p for name, p in loaded.parameters().items() if p.ndim > 1 and ".1." in name).mul_(-1)
-    after, measured = window_logits(loaded, windows), evaluator.compare(0)
+    after, measured = window_logits(loaded, windows), compare_standing(evaluator)
     logp, logq = (torch.cat(each).log_softmax(-1) for each in (before, after))
     assert measured.kl == pytest.approx(float((logp.exp() * (logp - logq)).sum(-1).mean()), rel=1e-5, abs=1e-6)
     assert measured.agreement == float((pick(before) == pick(after)).double().mean())
@@ -178,8 +179,8 @@ def test_long_windows_are_measured_in_pieces_alike(monkeypatch: pytest.MonkeyPat
     ids = torch.randint(0, VOCABULARY, (3, 20), generator=draw)
     logits, intact = (torch.randn(3, 20, VOCABULARY, generator=draw) for _ in range(2))
     records = []
-    for chunk in (256, 7):
-        monkeypatch.setattr("esa.eval.language_modeling._CHUNK", chunk)
+    for positions in (256, 7):
+        monkeypatch.setattr("esa.eval.language_modeling._NUMBERS", positions * VOCABULARY)
         measured = Measured()
         add_batch(measured, logits, ids, Reference(intact))
         records.append(measured.record())
@@ -187,3 +188,17 @@ def test_long_windows_are_measured_in_pieces_alike(monkeypatch: pytest.MonkeyPat
     assert records[0]["num_correct"] == records[1]["num_correct"]
     assert records[0]["num_agreeing"] == records[1]["num_agreeing"]
     assert records[0]["kl_sum"] == pytest.approx(records[1]["kl_sum"], rel=1e-12)
+
+
+def test_equal_logits_choose_the_lowest_index() -> None:
+    """Where several words share the highest logit the first of them is chosen, as torch does; bfloat16 has many."""
+    draw = torch.Generator().manual_seed(0)
+    logits = torch.randint(0, 3, (2, 20, VOCABULARY), generator=draw).bfloat16()
+    ids = torch.randint(0, VOCABULARY, (2, 20), generator=draw)
+    measured = Measured()
+    add_batch(measured, logits, ids, Reference(logits))
+    choice = logits[:, :-1].float().argmax(-1)
+    assert measured.num_correct == (choice == ids[:, 1:]).sum(1).tolist()
+    assert torch.equal(Reference(logits).choice, choice)
+    assert torch.equal(choice, (logits[:, :-1] == 2).int().argmax(-1))
+    assert measured.num_agreeing == 38

@@ -12,7 +12,7 @@ import torch
 from esa.artifact import read_manifest
 from esa.data import eval_windows
 from esa.errors import CheckError, EsaError, SpecError
-from esa.eval import INTACT, Evaluator
+from esa.eval import INTACT, Edit, Evaluator
 from esa.eval.evaluator import Measured
 from esa.model import LoadedModel, fingerprint
 from esa.perturb import campaign
@@ -42,18 +42,18 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def evaluations(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """Count the evaluations of the intact and of changed models."""
     counts = {"remember": 0, "compare": 0}
+    remember, compare = Evaluator.remember, Evaluator.compare
 
-    def counted(name: str) -> Any:
-        original = getattr(Evaluator, name)
+    def remembered(self: Evaluator, starts: set[int]) -> Measured:
+        counts["remember"] += 1
+        return remember(self, starts)
 
-        def call(*args: Any) -> Measured:
-            counts[name] += 1
-            return original(*args)
+    def compared(self: Evaluator, edits: list[Edit]) -> list[Measured]:
+        counts["compare"] += len(edits)
+        return compare(self, edits)
 
-        return call
-
-    for name in counts:
-        monkeypatch.setattr(Evaluator, name, counted(name))
+    monkeypatch.setattr(Evaluator, "remember", remembered)
+    monkeypatch.setattr(Evaluator, "compare", compared)
     return counts
 
 
@@ -200,47 +200,6 @@ def test_the_model_is_as_before(finished: Any, tmp_path: Path) -> None:
 def test_same_spec_gives_the_same_bytes(finished: Any, tmp_path: Path) -> None:
     """Run twice, a campaign writes the same tables bit for bit."""
     assert_same_tables(perturb(FULL, ranking(), tmp_path).folder, finished.folder)
-
-
-@pytest.mark.parametrize("at", [1, 5, NUM_REWRITES + 1, NUM_REWRITES + 7])
-def test_a_killed_campaign_goes_on_at_the_next_case(
-    finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
-) -> None:
-    """Killed in its n-th evaluation a campaign keeps the n - 1 before, evaluates only the rest, and writes the same bytes."""
-    original, calls = Evaluator.compare, [0]
-
-    def compare(self: Evaluator, first_block: int) -> Measured:
-        calls[0] += 1
-        if calls[0] == at:
-            raise KeyboardInterrupt
-        return original(self, first_block)
-
-    loaded = load("llama")
-    before = fingerprint(loaded.weights)
-    monkeypatch.setattr(Evaluator, "compare", compare)
-    with pytest.raises(KeyboardInterrupt):
-        perturb(FULL, ranking(), tmp_path, loaded=loaded)
-    assert fingerprint(loaded.weights) == before
-    (folder,) = (tmp_path / "tiny").iterdir()
-    assert sorted(path.name for path in folder.iterdir()) == ["cases.jsonl", "spec.toml"]
-    result = perturb(FULL, ranking(), tmp_path, loaded=loaded)
-    num_cases = frame(finished)["case"].n_unique()
-    assert calls[0] == at + NUM_REWRITES + num_cases - (at - 1)
-    assert read_manifest(result.folder)["num_reused"] == max(0, at - 1 - NUM_REWRITES)
-    assert_same_tables(result.folder, finished.folder)
-
-
-def test_a_torn_line_of_the_journal_is_evaluated_again(
-    finished: Any, tmp_path: Path, evaluations: dict[str, int]
-) -> None:
-    """A process that died while writing a line loses that case alone."""
-    folder = perturb(FULL, ranking(), tmp_path).folder
-    evaluations.update(remember=0, compare=0)
-    (folder / "manifest.json").unlink()
-    journal = folder / "cases.jsonl"
-    journal.write_bytes(journal.read_bytes()[:-20])
-    assert_same_tables(perturb(FULL, ranking(), tmp_path).folder, finished.folder)
-    assert evaluations == {"remember": 1, "compare": 1}
 
 
 def test_a_named_folder_takes_nothing_from_another_killed_campaign(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from esa.model import LoadedModel
 from esa.perturb.apply import Target, applied, plan_changes
 from esa.perturb.hooks import hooked
 from tests.conftest import VOCABULARY, load
+from tests.eval.edits import compare_standing
 from tests.perturb.planted import HEAD, TOP, frame, perturb, ranking, rows, spec
 
 PLACES = {  # several weights of one output, and one of another
@@ -75,9 +76,9 @@ def test_only_the_peak_tokens_keep_the_contribution(architecture: str) -> None:
     evaluator.remember()
     changes = plan_changes(loaded, targets, "zero_keep_peak", {}, np.random.default_rng(0))
     with applied(loaded, changes), hooked(loaded, "zero_keep_peak", changes):
-        found = evaluator.compare(evaluator.first_block({name})).nll
+        found = compare_standing(evaluator, name).nll
     with applied(loaded, changes):
-        zeroed = evaluator.compare(evaluator.first_block({name})).nll
+        zeroed = compare_standing(evaluator, name).nll
     assert found == pytest.approx(expected, rel=1e-5)
     assert zeroed != pytest.approx(expected, rel=1e-4)
 

@@ -13,6 +13,7 @@ from esa.model import LoadedModel, prepare
 from esa.perturb.apply import Target, applied, plan_changes
 from esa.registry import METRICS
 from tests.conftest import VOCABULARY, build, make_tokenizer, tiny_spec
+from tests.eval.edits import compare_standing
 from tests.score.naive import engine_scores
 
 FIRST = {
@@ -130,7 +131,7 @@ def test_zeroing_it_does_the_most_damage(architecture: str, where: str) -> None:
 
     def damage(one: Target) -> float:
         with applied(loaded, plan_changes(loaded, [one], "zero", {}, np.random.default_rng(0))):
-            return evaluator.compare(evaluator.first_block({one[0]})).mean_nll - base
+            return compare_standing(evaluator, one[0]).mean_nll - base
 
     done = {one: damage(one) for one in others | {target}}
     assert max(done, key=lambda one: abs(done[one])) == target
