@@ -43,7 +43,7 @@ _NOT_READ = {
     ("eval", "model"): ("memory_budget",),
     ("perturb", "model"): ("memory_budget",),
 }
-_NEVER_READ = ("shape",)  # of the model: it predicts, and is checked against what is loaded
+_NEVER_READ = ("shape", "residency")  # of the model: one predicts and is checked, one says where the weights wait
 
 
 def step_keys(step: str, spec: Spec) -> dict[str, Any]:

@@ -1,8 +1,11 @@
 """What the loading libraries raise over a model's files, as one error that names the cause and the next action."""
 
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+
+import transformers
 
 from esa.artifact.hub import OFFLINE_VARIABLE, TOKEN_VARIABLE, cause
 from esa.errors import EsaError, ModelError
@@ -10,6 +13,27 @@ from esa.spec.sections import Model as ModelSection
 
 _LACKING = re.compile(r"does not appear to have a file named (\S*\w)")
 _NO_PICKLE = "esa opens no pickle (.bin, .pt): load the model elsewhere and save it again with save_pretrained"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the progress bars and warnings of the loading libraries: what matters is raised or noted by esa."""
+    level = transformers.logging.get_verbosity()
+    bars = transformers.logging.is_progress_bar_enabled()
+    loggers = {name: logging.getLogger(name) for name in ("huggingface_hub", "accelerate")}
+    levels = {name: logger.level for name, logger in loggers.items()}
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    for logger in loggers.values():
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(level)
+        for name, logger in loggers.items():
+            logger.setLevel(levels[name])
+        if bars:
+            transformers.logging.enable_progress_bar()
 
 
 def explained(section: ModelSection) -> AbstractContextManager[None]:

@@ -1,5 +1,6 @@
 """A model without its weights: its parameters from the configuration alone, for predictions that touch nothing."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,12 +10,12 @@ from huggingface_hub.errors import StrictDataclassError
 
 from esa.errors import ModelError
 from esa.model.anatomy import ParameterInfo, describe, text_config
-from esa.model.explaining import explained
-from esa.model.loading import quiet
+from esa.model.explaining import explained, quiet
+from esa.model.quantizing import saved_bytes
 from esa.model.sources import find_source, pinned
 from esa.spec.sections import Model as ModelSection
 
-BASE_BYTES = 800_000_000  # Python, torch, transformers and polars, their mapped files included
+BASE_BYTES = 400_000_000  # of the process itself: Python, torch, transformers, polars; not the libraries' mapped files
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -30,6 +31,8 @@ class Footprint:
     num_heads: int
     item_bytes: int
     load_bytes: int
+    on_disk: bool = False  # the blocks: one in memory at a time
+    saved_bytes: int = 0  # by weights that are held as codes
 
     @property
     def num_parameters(self) -> int:
@@ -38,8 +41,19 @@ class Footprint:
 
     @property
     def weight_bytes(self) -> int:
-        """Return the bytes of the weights in the compute dtype."""
-        return self.num_parameters * self.item_bytes
+        """Return the bytes of the weights that are in memory at once, in the compute dtype."""
+        if not self.on_disk:
+            return self.num_parameters * self.item_bytes - self.saved_bytes
+        outside, block = self.sizes(self.table)
+        return (outside + block) * self.item_bytes
+
+    @staticmethod
+    def sizes(table: Mapping[str, ParameterInfo]) -> tuple[int, int]:
+        """Return how many of some weights lie outside the blocks, and in the largest block."""
+        blocks: dict[int | None, int] = {}
+        for info in table.values():
+            blocks[info.block] = blocks.get(info.block, 0) + info.numel
+        return blocks.pop(None, 0), max(blocks.values(), default=0)
 
 
 def footprint(section: ModelSection) -> Footprint:
@@ -61,10 +75,15 @@ def footprint_of(
     hidden, heads = text.hidden_size, getattr(text, "num_attention_heads", 1)
     compute = section.dtype if section.compute == "auto" else section.compute
     weights = sum(info.numel for info in table.values())
+    kind = section.quantization
+    # A GGUF file is quantised when all of it is in memory, another model as it is read.
+    read = weights * ITEM_BYTES[section.dtype] - (0 if copied else saved_bytes(model, kind, ITEM_BYTES[section.dtype]))
     return Footprint(
         table=table, num_blocks=text.num_hidden_layers, hidden_size=hidden, vocabulary=text.vocab_size,
         intermediate_size=getattr(text, "intermediate_size", None) or 4 * hidden, num_heads=heads,
-        item_bytes=ITEM_BYTES[compute], load_bytes=weights * (ITEM_BYTES[section.dtype] + 4 * copied),
+        item_bytes=ITEM_BYTES[compute], on_disk=section.residency == "disk",
+        load_bytes=0 if section.residency == "disk" else read + 4 * weights * copied,
+        saved_bytes=saved_bytes(model, kind, ITEM_BYTES[compute]),
     )  # fmt: skip
 
 

@@ -1,8 +1,6 @@
 """Load a causal language model and its tokenizer, and say exactly what was loaded."""
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,9 +10,20 @@ from torch import nn
 
 from esa.artifact import Step, read_manifest
 from esa.errors import ArtifactError, ModelError, SpecError
-from esa.model.anatomy import ParameterInfo, describe
+from esa.model.anatomy import ParameterInfo, decoder_blocks, describe
 from esa.model.block_stack import BlockStack
-from esa.model.explaining import explained
+from esa.model.disk import DiskBlocks, Placement, disk_weights, placement, require_safetensors, stored_tensors
+from esa.model.explaining import explained, quiet
+from esa.model.footprint import skeleton
+from esa.model.quantizing import (
+    checked_afterwards,
+    loading_arguments,
+    move,
+    quantization_of,
+    quantize,
+    quantized_weights,
+    require_kind,
+)
 from esa.model.sources import find_source, pinned, source_hashes
 from esa.model.weights import Weight, fingerprint, weights_of
 from esa.progress import Progress, Silent
@@ -36,10 +45,11 @@ class LoadedModel:
     weights: dict[str, Weight]
     device: torch.device
     facts: dict[str, Any] = field(default_factory=dict)
+    disk: DiskBlocks | None = None
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """Return the parameters as the modules hold them now, by name; a tied one once."""
-        return {name: weight.parameter for name, weight in self.weights.items()}
+        """Return the parameters as the modules hold them now, by name; a tied one once, one on disk without its numbers."""
+        return dict(self.model.named_parameters())
 
 
 def load_model(section: ModelSection, progress: Progress | None = None) -> LoadedModel:
@@ -54,7 +64,12 @@ def load_model(section: ModelSection, progress: Progress | None = None) -> Loade
     device, why = choose_device(section.device)
     source, commit = find_source(section.id), pinned(section.id, section.revision)
     named = section.id if commit is None else f"{section.id} ({commit.words()})"
-    progress.note(f"loading {named} as {section.dtype} on {device} ({why})")
+    codes = "" if section.quantization == "none" else f", linear maps as {section.quantization} codes,"
+    if section.residency == "disk":
+        require_safetensors(source.gguf)
+    progress.note(f"loading {named} as {section.dtype}{codes} on {device} ({why})")
+    if section.quantization == "int8":
+        progress.note("int8 maps round their inputs too: to 8 bits per token, outliers apart, which a whole batch decides")
     if commit is None and section.revision is not None:
         progress.warn(f"model.revision = '{section.revision}' is of the hub; {section.id} is local and has none")
     dtype = getattr(torch, section.dtype)
@@ -64,12 +79,20 @@ def load_model(section: ModelSection, progress: Progress | None = None) -> Loade
         "trust_remote_code": section.trust_remote_code,
         **source.arguments(),
     }
-    with quiet(), explained(section):
+    # A GGUF file cannot be quantised as it is read: ``prepare`` does it afterwards.
+    quantized = {} if source.gguf else loading_arguments(section.quantization, _compute(section), device)
+    placed = None
+    with quiet(), explained(section), checked_afterwards():
+        if section.residency == "disk":
+            config = transformers.AutoConfig.from_pretrained(source.location, **shared)
+            placed = placement(skeleton(config, section), device)
         model, report = transformers.AutoModelForCausalLM.from_pretrained(
             source.location,
             dtype=dtype,
             use_safetensors=None if source.gguf else True,
             output_loading_info=True,
+            **quantized,
+            **(placed.arguments() if placed is not None else {}),
             **shared,
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(source.location, **shared)
@@ -80,7 +103,7 @@ def load_model(section: ModelSection, progress: Progress | None = None) -> Loade
         )
     if section.shape is not None:
         check_shape(section.shape, model.config)
-    loaded = prepare(model, tokenizer, section, device)
+    loaded = prepare(model, tokenizer, section, device, placed)
     origin = {"id": section.id, "revision": commit.sha if commit else None}
     if commit is not None:
         origin |= {"revision_asked": commit.asked, "without_hub": commit.unasked}
@@ -88,24 +111,47 @@ def load_model(section: ModelSection, progress: Progress | None = None) -> Loade
     return loaded
 
 
-def prepare(model: Any, tokenizer: Any, section: ModelSection, device: torch.device | None = None) -> LoadedModel:
+def prepare(
+    model: Any,
+    tokenizer: Any,
+    section: ModelSection,
+    device: torch.device | None = None,
+    placed: Placement | None = None,
+) -> LoadedModel:
     """Return a model that is already in memory, ready for scoring: eval mode, compute dtype, device, described and proven.
 
-    Fused experts run one by one: their inputs can then be watched, and their second derivatives exist.
+    ``placed``: where ``from_pretrained`` was told to leave the blocks, for a model that is not in memory as a whole.
+
+    Fused experts run one by one: their inputs can then be watched, and their second derivatives exist. Where
+    ``model.quantization`` is a kind and the model is not quantised yet, its linear maps are, in place.
     """
     device = device or choose_device(section.device)[0]
-    _require_weights(model)
+    kind, compute = quantization_of(model), _compute(section)
+    require_kind(kind, section.quantization)
+    stored = stored_tensors(model) if placed is not None else {}
+    _require_weights(model, kind, stored)
     model.eval()
     if device.type == "cuda":  # the same bits every time, wherever CUDA knows how
         torch.use_deterministic_algorithms(True, warn_only=True)
     storage = {name: parameter.dtype for name, parameter in model.named_parameters()}
-    if section.compute not in ("auto", section.dtype):
-        model.to(getattr(torch, section.compute))
-    model.to(device)
+    wider = None if section.compute in ("auto", section.dtype) else compute
+    if section.quantization != "none":
+        if kind == "none":
+            quantize(model, section.quantization, compute, device)
+        move(model, wider, device)
+    elif placed is not None:
+        model.to(dtype=wider)
+    else:
+        model.to(device=device, dtype=wider)
     if any(parameter.ndim == 3 for parameter in model.parameters()) and hasattr(model, "set_experts_implementation"):
         model.set_experts_implementation("eager")
     table = describe(model)
-    weights = weights_of(model, table, storage)
+    weights = weights_of(model, table, storage) | quantized_weights(model, table, compute)
+    disk = None
+    if placed is not None:
+        name, blocks = decoder_blocks(model)
+        disk = DiskBlocks(blocks, name, stored, device, wider, placed)
+        weights |= disk_weights(model, table, disk)
     with torch.no_grad():
         facts = {
             "architecture": type(model).__name__,
@@ -117,7 +163,7 @@ def prepare(model: Any, tokenizer: Any, section: ModelSection, device: torch.dev
             "accelerator": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
             "num_parameters": sum(info.numel for info in table.values()),
         }
-    return LoadedModel(model, tokenizer, BlockStack(model), table, weights, device, facts)
+    return LoadedModel(model, tokenizer, BlockStack(model), table, weights, device, facts, disk)
 
 
 def model_inputs(section: ModelSection, loaded: LoadedModel | None = None) -> dict[str, str]:
@@ -143,12 +189,22 @@ def require_same_model(step: Step, loaded: LoadedModel | None) -> None:
         )
 
 
-def _require_weights(model: Any) -> None:
-    """Raise ModelError for weights that are not here, or not stored as floating-point numbers."""
+def _compute(section: ModelSection) -> torch.dtype:
+    """Return the compute dtype."""
+    found: torch.dtype = getattr(torch, section.dtype if section.compute == "auto" else section.compute)
+    return found
+
+
+def _require_weights(model: Any, kind: str, stored: Collection[str] = ()) -> None:
+    """Raise ModelError for weights that are neither here nor ``stored``, or no floating-point numbers nor codes of ``kind``."""
     for name, parameter in model.named_parameters():
-        if parameter.is_meta:
-            raise ModelError(f"{name} is not in memory: an offloaded model gives no gradients", where="model.id")
-        if not parameter.is_floating_point():
+        if parameter.is_meta and name not in stored:
+            raise ModelError(
+                f"{name} is not in memory: an offloaded model gives no gradients",
+                where="model.id",
+                hint='model.residency = "disk" reads blocks from their files, and gives them',
+            )
+        if not parameter.is_floating_point() and kind == "none":
             raise ModelError(
                 f"{name} is stored as {parameter.dtype}; float32, bfloat16 and float16 can be scored", where="model.id"
             )
@@ -184,22 +240,3 @@ def _lists(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _lists(item) for key, item in value.items()}
     return [_lists(item) for item in value] if isinstance(value, tuple | list) else value
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence the progress bars and warnings of the loading libraries: what matters is raised or noted by esa."""
-    level = transformers.logging.get_verbosity()
-    bars = transformers.logging.is_progress_bar_enabled()
-    hub = logging.getLogger("huggingface_hub")
-    hub_level = hub.level
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    hub.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(level)
-        hub.setLevel(hub_level)
-        if bars:
-            transformers.logging.enable_progress_bar()

@@ -25,15 +25,17 @@ from esa.model import (
     require_same_model,
 )
 from esa.model.footprint import footprint_of
+from esa.model.room import memory_room
 from esa.progress import Progress, Recording
 from esa.registry import METRIC_KEYS, unread_keys
 from esa.score.collect import KINDS, Collector
 from esa.score.engine import Effort, Engine, load_metrics
-from esa.score.memory import effort_of, predicted_peak
+from esa.score.memory import effort_of, strategy_of
 from esa.score.metric import Metric, Needs
 from esa.score.parts import DenseMaps, Parts, seeds_of
 from esa.score.reduce import Indices, reduce_scores
 from esa.score.scored import ScoredTensor
+from esa.score.strategy import Strategy
 from esa.spec import Spec
 
 TABLES = {f"{kind.partition('/')[0]}.parquet": kind for kind in KINDS}
@@ -81,6 +83,7 @@ def run(
         require_same_model(step, loaded)
         progress.note(f"score: {step.folder} is complete")
         return ScoreResult(step.folder, step.id, reused=True)
+    _require_second_derivatives(spec)
     loaded = loaded or load_model(spec.model, progress)
     chosen = eligible(loaded.table, spec.score.include, spec.score.exclude)
     metrics = load_metrics(spec.score.metrics, spec.score.reduction)
@@ -88,9 +91,10 @@ def run(
     model = footprint_of(loaded.model, spec.model, loaded.table)
     effort = effort_of(spec, model)
     _warn_of_keys(spec, progress)
-    stage, peak = predicted_peak(spec, model, effort)
-    if (budget := spec.model.memory_budget) is not None and peak > budget:
-        progress.warn(f"model.memory_budget: {size_text(budget)}; {stage} is predicted to hold {size_text(peak)}")
+    strategy, stages = strategy_of(spec, model, effort, memory_room(spec.model, loaded.device), step.folder)
+    stage = max(stages, key=lambda name: stages[name])
+    if (budget := spec.model.memory_budget) is not None and stages[stage] > budget:
+        progress.warn(f"model.memory_budget: {size_text(budget)}; {stage} is predicted to hold {size_text(stages[stage])}")
     windows = calibration_windows(spec.calibration, loaded.tokenizer, spec.score.seeds, progress)
     longest = max(windows[seed].longest for seed in spec.score.seeds)
     check_context(loaded.model, longest, "calibration.length", progress)
@@ -110,7 +114,7 @@ def run(
             progress.warnings += known["warnings"]
         else:
             known = _score_pass(
-                spec, seed, by_seed[seed], loaded, chosen, windows, effort, large, step, parts, progress
+                spec, seed, by_seed[seed], loaded, chosen, windows, effort, strategy, large, step, parts, progress
             )
         said += [{"seed": seed, **one} for one in known["super_weights"]]
     ordered = [(metric, seed) for metric in metrics for seed in seeds_of(metric, spec.score.seeds)]
@@ -138,6 +142,7 @@ def _score_pass(
     chosen: Mapping[str, ParameterInfo],
     windows: Mapping[int, TokenWindows],
     effort: Effort,
+    strategy: Strategy,
     large: dict[str, Indices],
     step: Step,
     parts: Parts,
@@ -158,7 +163,7 @@ def _score_pass(
                 if maps is not None:
                     maps.write(metric.name, info.name, scores)
 
-            engine = Engine(loaded, chosen, metrics, emit, progress, effort)
+            engine = Engine(loaded, chosen, metrics, emit, progress, effort, strategy)
             engine.run(None if seed is None else windows[seed], seed or 0)
     except EsaError:
         with suppress(OSError):  # finished passes lie in it
@@ -177,6 +182,25 @@ def _warn_of_keys(spec: Spec, progress: Progress) -> None:
         if value != type(spec.score).model_fields[key].default:
             readers = ", ".join(METRIC_KEYS[key])
             progress.warn(f"score.{key} = {value!r} is read by {readers} alone, and none of them is scored")
+
+
+def _require_second_derivatives(spec: Spec) -> None:
+    """Raise ModelError for curvature where there is no second derivative: of layers of codes, or a block at a time from disk."""
+    names = [name for name in spec.score.metrics if name in METRIC_KEYS["probes"]]
+    if spec.model.residency == "disk" and names:
+        raise ModelError(
+            f"'disk' holds one block at a time; {', '.join(names)} need{'s' * (len(names) == 1)} second derivatives, and with"
+            " them a graph of all blocks",
+            where="model.residency",
+            hint='set model.residency = "memory", or score ggn_diag and ggn_obd, which need a first derivative alone',
+        )
+    if spec.model.quantization != "none" and names:
+        raise ModelError(
+            f"{', '.join(names)} need second derivatives; {spec.model.quantization} layers pass gradients back through a function"
+            " of their codes that has none",
+            where="score.metrics",
+            hint="score curvature with model.quantization = 'none' and give that ranking to esa perturb, or score ggn_obd",
+        )
 
 
 def _require_range(metrics: Sequence[Metric], loaded: LoadedModel) -> None:

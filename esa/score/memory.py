@@ -1,6 +1,9 @@
-"""Predict what a score step holds at its peak, term by term."""
+"""Predict what a score step holds at its peak, term by term, and choose how it goes about its passes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
 
 from esa.artifact.space import size_text
 from esa.errors import SpecError
@@ -11,11 +14,11 @@ from esa.score.gradients import SAMPLED
 from esa.score.metric import Needs
 from esa.score.peaks import require_projections
 from esa.score.probe_groups import largest_group, max_groups, probe_groups
+from esa.score.strategy import Strategy
 from esa.spec import Spec
 
-_ROW_BYTES = 100  # of one kept row in memory
+_ROW_BYTES = 60  # of one kept row in memory
 _FLOAT = 4
-_ARRAYS = 14  # of the largest tensor while it is reduced: statistics, scores, bins, sorts, counted on a real run
 
 
 def effort_of(spec: Spec, model: Footprint) -> Effort:
@@ -34,7 +37,7 @@ def effort_of(spec: Spec, model: Footprint) -> Effort:
         number = 1
         if curved and (budget := spec.model.memory_budget) is not None:
             most = max_groups(chosen)
-            sizes = {groups: _curvature_peak(spec, model, groups) for groups in range(1, most + 1)}
+            sizes = {groups: _Load(spec, model).curvature_peak(groups) for groups in range(1, most + 1)}
             fitting = [groups for groups, size in sizes.items() if size <= budget]
             if not fitting:
                 raise SpecError(
@@ -48,21 +51,23 @@ def effort_of(spec: Spec, model: Footprint) -> Effort:
     return Effort(score.probes, number, score.resamples, score.rounds, score.peak_ratio)
 
 
-def predicted_peak(spec: Spec, model: Footprint, effort: Effort) -> tuple[str, int]:
-    """Return the stage that holds the most beside the loaded model, and its bytes with the model's and the program's."""
-    terms = memory_terms(spec, model, effort.probe_groups)
-    rows = terms.pop("rows")
-    shared = BASE_BYTES + model.weight_bytes + rows // len(spec.score.seeds) + terms.pop("boundaries", 0)
-    stage = max(terms, key=lambda name: terms[name])
-    return stage, shared + terms[stage]
+def strategy_of(
+    spec: Spec, model: Footprint, effort: Effort, room: int, folder: Path | None = None
+) -> tuple[Strategy, dict[str, int]]:
+    """Return how the passes go so that they fit into ``room`` bytes, the fastest way first, and the bytes of every stage.
+
+    Graphs kept; forward twice with the states between the blocks of all windows; large accumulators mapped from files in
+    ``folder``; waves of windows with all accumulators in files. Where nothing fits it is the last.
+    """
+    load = _Load(spec, model)
+    for strategy in load.strategies(folder):
+        stages = load.stages(effort.probe_groups, strategy)
+        if max(stages.values()) <= room:
+            break
+    return strategy, stages
 
 
-def _curvature_peak(spec: Spec, model: Footprint, groups: int) -> int:
-    terms = memory_terms(spec, model, groups)
-    return BASE_BYTES + model.weight_bytes + terms["rows"] // len(spec.score.seeds) + terms["curvature"]
-
-
-def passes(spec: Spec, effort: Effort) -> list[str]:
+def passes(spec: Spec, effort: Effort, strategy: Strategy) -> list[str]:
     """Return what the step does, in words."""
     metrics = load_metrics(spec.score.metrics, spec.score.reduction)
     needs = {metric.needs for metric in metrics}
@@ -77,8 +82,16 @@ def passes(spec: Spec, effort: Effort) -> list[str]:
         per_seed.append(f"{texts} forward and backward passes with a graph, each with {effort.probes} probes{times}")
     if Needs.BACKWARD in needs:
         draws = (effort.resamples if SAMPLED in wanted else 0) + bool(wanted - {SAMPLED})
-        backward = "forward and backward passes" if draws == 1 else f"forward passes with {draws} backward passes each"
-        per_seed.append(f"{texts} forward passes, then {texts} {backward} block by block")
+        if strategy.keep_graphs:
+            backward = "a backward pass" if draws == 1 else f"{draws} backward passes"
+            per_seed.append(f"{texts} forward passes with {backward} each, a window's graph kept")
+        else:
+            backward = "forward and backward passes" if draws == 1 else f"forward passes with {draws} backward passes each"
+            waves = "" if strategy.waves == 1 else f", in {strategy.waves} waves"
+            per_seed.append(f"{texts} forward passes, then {texts} {backward} block by block{waves}")
+        if strategy.in_files is not None:
+            which = "all sums" if strategy.in_files <= 1 else "the sums of tensors outside the blocks"
+            per_seed[-1] += f", {which} mapped from files"
     elif Needs.FORWARD in needs:
         per_seed.append(f"{texts} forward passes")
     if "super_activation" in spec.score.metrics and effort.rounds > 1:
@@ -87,47 +100,110 @@ def passes(spec: Spec, effort: Effort) -> list[str]:
     return steps
 
 
-def memory_terms(spec: Spec, model: Footprint, probe_groups: int) -> dict[str, int]:
-    """Return the bytes of every stage beyond the base and the weights; they do not occur together.
+@dataclass(frozen=True)
+class _Load:
+    """What a spec asks of a model, in bytes."""
 
-    head: logits in three float32 copies, gradients and accumulators of what lies outside the blocks; block: gradients,
-    accumulators and activations of the largest block; reduction: the arrays of the largest tensor; curvature: the
-    accumulators, probes and products of the largest probe group, and one window's graph with eager attention.
-    ``boundaries`` (states between the blocks, all windows) and ``rows`` (what is kept) are added to each.
-    """
-    metrics = load_metrics(spec.score.metrics, spec.score.reduction)
-    needs = {metric.needs for metric in metrics}
-    chosen = eligible(model.table, spec.score.include, spec.score.exclude)
-    sums = {name for metric in metrics if metric.needs == Needs.BACKWARD for name in metric.gradients}
-    # With two draws or more: their mean, its variance, and a window's sum and sum of squares.
-    num_sums = len(sums) + (3 if SAMPLED in sums and spec.score.resamples > 1 else 0)
-    length, count = spec.calibration.length, spec.calibration.windows
-    outside, block = _sizes(chosen)
-    rows = sum(min(4 * spec.score.keep, info.numel) for info in chosen.values()) * _ROW_BYTES
-    terms = {"rows": rows * len(metrics) * len(spec.score.seeds)}
-    reduction = max(info.numel for info in chosen.values()) * _FLOAT * _ARRAYS
-    terms["reduction"] = reduction
-    if Needs.BACKWARD in needs:
-        terms["boundaries"] = count * length * model.hidden_size * (model.num_blocks + 2) * model.item_bytes
-        logits = length * model.vocabulary * (model.item_bytes + 3 * _FLOAT)
-        terms["head"] = logits + outside * (model.item_bytes + num_sums * _FLOAT) + reduction
-        terms["block"] = block * (model.item_bytes + num_sums * _FLOAT) + _activations(model, length) + reduction
-    elif Needs.FORWARD in needs:
-        terms["boundaries"] = count * length * model.hidden_size * 2 * model.item_bytes
-        terms["logits"] = length * model.vocabulary * model.item_bytes
-    if Needs.DOUBLE_BACKWARD in needs:
-        weights = largest_group(chosen, probe_groups)
+    spec: Spec
+    model: Footprint
+
+    @property
+    def chosen(self) -> dict[str, ParameterInfo]:
+        """Return the parameters to score."""
+        return eligible(self.model.table, self.spec.score.include, self.spec.score.exclude)
+
+    @property
+    def needs(self) -> set[Needs]:
+        """Return what the metrics need."""
+        return {metric.needs for metric in load_metrics(self.spec.score.metrics)}
+
+    @property
+    def num_sums(self) -> int:
+        """Return how many accumulators a parameter has; from two draws of labels on their mean, its variance and a window's two."""
+        metrics = load_metrics(self.spec.score.metrics, self.spec.score.reduction)
+        sums = {name for metric in metrics if metric.needs == Needs.BACKWARD for name in metric.gradients}
+        return len(sums) + (3 if SAMPLED in sums and self.spec.score.resamples > 1 else 0)
+
+    @property
+    def rows(self) -> int:
+        """Return the bytes of what is kept of one seed's scores."""
+        kept = sum(min(4 * self.spec.score.keep, info.numel) for info in self.chosen.values())
+        return kept * _ROW_BYTES * len(self.spec.score.metrics)
+
+    def strategies(self, folder: Path | None) -> Iterator[Strategy]:
+        """Yield the ways to go about the passes, the fastest first."""
+        if Needs.BACKWARD not in self.needs:
+            yield Strategy()
+            return
+        # A watch sees all windows pass a block before the next: with graphs kept it needs a forward pass of its own.
+        if not self.model.on_disk and "super_activation" not in self.spec.score.metrics:
+            yield Strategy(keep_graphs=True)
+        yield Strategy()
+        block = max((info.numel for info in self.chosen.values() if info.block is not None), default=0)
+        yield Strategy(in_files=block + 1, folder=folder)
+        waves, windows = 2, self.spec.calibration.windows
+        while waves < 2 * windows:
+            yield Strategy(waves=min(waves, windows), in_files=1, folder=folder)
+            waves *= 2
+
+    def stages(self, groups: int, strategy: Strategy) -> dict[str, int]:
+        """Return the bytes that the process has in memory at each stage's peak, the program's and the weights' included.
+
+        Stages do not occur together; weights count where they are only mapped from their files, too. load: the files' numbers
+        as they become the model's; weights: nothing but the weights and the rows that are kept; forward; head: a window's
+        logits, gradient and accumulators of the largest tensor outside the blocks; block: activations, gradients and
+        accumulators of the largest block; embedding: gradient and accumulators of the largest tensor outside, last of all;
+        window: a whole window's graph, with every accumulator, before any row is kept; curvature: accumulators, probes and
+        products of the largest probe group, and one window's graph.
+        """
+        spec, model = self.spec, self.model
+        length, needs = spec.calibration.length, self.needs
+        held = BASE_BYTES + model.weight_bytes
+        terms = {"weights": self.rows}
+        if Needs.FORWARD in needs and Needs.BACKWARD not in needs:
+            terms["forward"] = self.rows + self._boundaries(spec.calibration.windows, 2) + length * model.vocabulary * model.item_bytes
+        if Needs.BACKWARD in needs:
+            _, block = model.sizes(self.chosen)
+            wave = self._boundaries(ceil(spec.calibration.windows / strategy.waves), model.num_blocks + 2)
+            logits = length * model.vocabulary * (2 * model.item_bytes + 3 * _FLOAT)
+            outer = {name: info for name, info in self.chosen.items() if info.block is None}
+            name = max(outer, key=lambda name: outer[name].numel, default=None)
+            gradient = 0 if name is None else outer[name].numel * model.item_bytes
+            outer_sums = 0 if name is None else self._sums(strategy, {name: outer[name]})
+            if strategy.keep_graphs:
+                graph = model.num_blocks * _activations(model, length)
+                terms["window"] = graph + logits + gradient + self._sums(strategy, self.chosen)
+            else:
+                terms["head"] = wave + logits + gradient + outer_sums
+                inner = self._sums(strategy, self._largest_block())
+                terms["block"] = wave + _activations(model, length) + block * model.item_bytes + inner + self.rows
+                terms["embedding"] = gradient + outer_sums + self.rows
+        if Needs.DOUBLE_BACKWARD in needs:
+            terms["curvature"] = self.curvature_peak(groups) - held
+        stages = {"load": BASE_BYTES + max(model.load_bytes, model.weight_bytes)}
+        return stages | {stage: held + size for stage, size in terms.items()}
+
+    def curvature_peak(self, groups: int) -> int:
+        """Return the bytes of the curvature stage with so many probe groups."""
+        model, length = self.model, self.spec.calibration.length
+        weights = largest_group(self.chosen, groups)
         graph = model.num_blocks * _activations(model, length) * 3 + length * model.vocabulary * _FLOAT * 6
-        terms["curvature"] = weights * (8 * _FLOAT + 3 * model.item_bytes) + graph  # counted on real runs
-    return terms
+        accumulators = weights * (8 * _FLOAT + 3 * model.item_bytes)  # counted on real runs
+        return BASE_BYTES + model.weight_bytes + self.rows + accumulators + graph
 
+    def _boundaries(self, windows: int, states: int) -> int:
+        return windows * self.spec.calibration.length * self.model.hidden_size * states * self.model.item_bytes
 
-def _sizes(chosen: Mapping[str, ParameterInfo]) -> tuple[int, int]:
-    """Return the weights to score outside the blocks, and of the largest block."""
-    blocks: dict[int | None, int] = {}
-    for info in chosen.values():
-        blocks[info.block] = blocks.get(info.block, 0) + info.numel
-    return blocks.pop(None, 0), max(blocks.values(), default=0)
+    def _sums(self, strategy: Strategy, infos: Mapping[str, ParameterInfo]) -> int:
+        held = [info.numel for info in infos.values() if strategy.in_files is None or info.numel < strategy.in_files]
+        return sum(held) * self.num_sums * _FLOAT
+
+    def _largest_block(self) -> dict[str, ParameterInfo]:
+        blocks: dict[int, dict[str, ParameterInfo]] = {}
+        for name, info in self.chosen.items():
+            if info.block is not None:
+                blocks.setdefault(info.block, {})[name] = info
+        return max(blocks.values(), key=lambda infos: sum(info.numel for info in infos.values()), default={})
 
 
 def _activations(model: Footprint, length: int) -> int:

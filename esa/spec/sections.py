@@ -99,7 +99,14 @@ class Model(Section):
     device: str = Field(
         default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda or cuda:N"
     )
-    quantization: Literal["none"] = Field(default="none", description="none: weights are held as dtype")
+    quantization: Literal["none", "int8", "nf4"] = Field(
+        default="none",
+        description="none: weights are held as dtype; int8, nf4: linear maps but the head as bitsandbytes' codes (extra quant)",
+    )
+    residency: Literal["memory", "disk"] = Field(
+        default="memory",
+        description="memory: the whole model; disk: one block at a time, read from safetensors when its turn comes",
+    )
     trust_remote_code: bool = Field(default=False, description="run Python code from the model's repository")
     memory_budget: Bytes | None = Field(
         default=None,
@@ -303,6 +310,9 @@ class BitFlip(Drawing):
     """Flip real bits of the stored number."""
 
     method: Literal["bit_flip"]
+    of: Literal["weight", "scale"] = Field(
+        default="weight", description="the weight's own bits (its code where quantised), or its row's or block's scale"
+    )
     prob: float | None = Field(default=None, gt=0, le=1, description="probability of each bit")
     bits: int | None = Field(default=None, ge=1, le=32, description="this many distinct random bits")
     bit: int | None = Field(default=None, ge=0, le=31, description="this bit; 0 is the least significant")
@@ -313,6 +323,11 @@ class BitFlip(Drawing):
         if len(given) != 1:
             raise ValueError(f"bit_flip needs exactly one of prob, bits, bit; given: {', '.join(given) or 'none'}")
         return self
+
+    def options(self) -> dict[str, Any]:
+        """Return the options that define the effect; ``of`` where it is not the weight itself."""
+        found = super().options()
+        return {key: value for key, value in found.items() if (key, value) != ("of", "weight")}
 
     @property
     def draws(self) -> bool:
