@@ -22,7 +22,7 @@ def active_weights(model: Any, table: Mapping[str, ParameterInfo], config: Any) 
     their expert axis; their biases go with them. Shared experts and routers count whole, and so does an embedding table,
     though a token reads one row of it: the convention by which Mixtral 8x7B has 12.9 billion active parameters.
     None where it cannot be told: the configuration does not say how many experts a token uses, or says that there are
-    experts and no tensor has an axis of them.
+    experts and no tensor has an axis of them, or they lie on top of each other in a matrix.
     """
     routed = routed_experts(model, table, config)
     if not routed and (_stated(config, _EXPERTS, None) or 1) > 1:
@@ -30,7 +30,8 @@ def active_weights(model: Any, table: Mapping[str, ParameterInfo], config: Any) 
     active: dict[str, int | None] = {}
     for name, info in table.items():
         if name not in routed:
-            active[name] = info.numel
+            stacked = info.component.startswith("expert.") and info.expert_axis is None
+            active[name] = None if stacked else info.numel
             continue
         per_token = _stated(config, _PER_TOKEN, info.block)
         active[name] = None if per_token is None else info.numel // routed[name] * per_token

@@ -54,11 +54,11 @@ def _head_dim(table: Mapping[str, ParameterInfo], heads: int | None, kv_heads: i
     if not heads or not kv_heads:
         return None
     shares = {"attn.q": heads, "attn.qkv": heads + 2 * kv_heads}
-    widths = {
-        info.shape[info.output_axis] / shares[info.component]
-        for info in table.values()
-        if info.component in shares and info.output_axis is not None and len(info.shape) == 2
-    }
+    makers = [i for i in table.values() if i.component in shares and i.output_axis is not None and len(i.shape) == 2]
+    # Two of one kind in one attention come one behind the other, with a latent between them.
+    if len({(info.layer.rpartition(".")[0], info.component) for info in makers}) < len(makers):
+        return None
+    widths = {info.shape[info.output_axis] / shares[info.component] for info in makers}  # type: ignore[index]
     return _one_or_all({int(width) for width in widths}) if all(width.is_integer() for width in widths) else None
 
 
@@ -66,6 +66,8 @@ def _widths(table: Mapping[str, ParameterInfo], components: tuple[str, ...]) -> 
     """Return how many channels the inner layer of the MLPs has."""
     widths = set()
     for info in table.values():
+        if info.component.startswith("expert.") and info.expert_axis is None:
+            continue  # they lie on top of each other, and nothing says how many
         if info.component in components and info.output_axis is not None and len(info.shape) >= 2:
             widths.add(info.shape[info.output_axis] // (2 if info.component in _GATED else 1))
     return _one_or_all(widths)

@@ -104,7 +104,8 @@ class PeakWatch:
         )
         most = float(parts[expert][column])
         place = _place(peak, expert, column)
-        value = float(weight.values()[place])
+        values = weight.values()
+        value = float(values[place])
         if most == 0:
             return None
         index = torch.tensor([ravel(place, weight.info.shape)])
@@ -112,14 +113,14 @@ class PeakWatch:
 
         def hidden_at(number: float) -> tuple[float, float]:
             """Return what the projection loses at another value of the weight, and the residual stream then."""
-            weight.write(index, saved.new_tensor([number]))
-            held = float(weight.values()[place])  # as the dtype rounds it
-            return most * (1 - held / value), float(again(peak.window)[0, peak.token, peak.row])
+            weight.write(index, values.new_tensor([number]))
+            rounded = float(weight.values()[place])  # as the dtype rounds it, or its codes
+            return most * (1 - rounded / value), float(again(peak.window)[0, peak.token, peak.row])
 
         with torch.no_grad():
             try:
                 _, without = hidden_at(0.0)
-                rounding = 8 * torch.finfo(saved.dtype).eps * abs(peak.hidden)
+                rounding = 8 * torch.finfo(values.dtype).eps * abs(peak.hidden)
                 if abs(peak.hidden - most - without) <= 0.01 * abs(most) + rounding:
                     return None
                 every = torch.cat([values.cpu() for values in parts.values()])
@@ -128,12 +129,16 @@ class PeakWatch:
                 lost = [*strong, *np.linspace(low, high, _POINTS).tolist()]
                 found = sorted({hidden_at(value * (1 - one / most)) for one in lost} | {(0.0, peak.hidden)})
             finally:
-                weight.write(index, saved)
+                weight.restore(index, saved)
         lost_then, hidden_then = torch.tensor(found, dtype=torch.float64).T.contiguous()
         return lost_then, hidden_then
 
     def _projections(self) -> dict[str, ParameterInfo]:
-        return {name: info for name, info in self.chosen.items() if info.component in PROJECTIONS}
+        return {
+            name: info
+            for name, info in self.chosen.items()
+            if info.component in PROJECTIONS and info.input_axis is not None  # the experts' biases read nothing
+        }
 
     def _hook(self, name: str) -> Callable[..., None]:
         seen, count = self._seen[name], iter(range(1 << 62))

@@ -93,7 +93,7 @@ def by_tap(model: nn.Module, windows: list[Tensor], names: Any) -> Found:
     return {
         (name, axis): Sums(one.sum_abs, one.sum_square, one.rows)
         for name, uses in tap.statistics.items()
-        for axis, one in uses.items()
+        for (axis, _), one in uses.items()
     }
 
 
@@ -208,9 +208,9 @@ def test_wide_inputs_keep_their_small_changes() -> None:
     with torch.no_grad(), InputTap({"w": weight}) as tap:
         tap.active = True
         F.linear(torch.ones(1 << 20, 2), weight)
-        tap.statistics["w"][1].sum_abs += 2**24 - 2**20
+        tap.statistics["w"][1, 1].sum_abs += 2**24 - 2**20
         F.linear(torch.full((1, 2), 0.5), weight)
-    assert tap.statistics["w"][1].sum_abs.tolist() == [2**24 + 0.5] * 2
+    assert tap.statistics["w"][1, 1].sum_abs.tolist() == [2**24 + 0.5] * 2
 
 
 X3, X5 = (
@@ -244,6 +244,48 @@ def test_products_are_recognised_by_their_storage(case: str) -> None:
         assert tap.statistics == {}
     else:
         assert_same_sums(
-            {("w", a): Sums(s.sum_abs, s.sum_square, s.rows) for a, s in tap.statistics["w"].items()},
+            {("w", a): Sums(s.sum_abs, s.sum_square, s.rows) for (a, _), s in tap.statistics["w"].items()},
             {("w", axis): sums_of(x)},
         )
+
+
+@pytest.mark.parametrize("multiply", [torch.bmm, torch.matmul, lambda x, w: torch.baddbmm(torch.zeros(2, 7, 5), x, w)])
+def test_a_batch_of_products_is_seen_part_by_part(multiply: Any) -> None:
+    """Each part of a tensor of three dimensions has its own inputs; a token that is zero throughout was not routed to it."""
+    weight = nn.Parameter(torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(2)))
+    x = torch.stack([X3, X3.flip(0)])
+    x[1, 2:] = 0
+    with InputTap({"w": weight}) as tap:
+        tap.active = True
+        multiply(x, weight)
+    one = tap.statistics["w"][1, 2]
+    assert one.rows.tolist() == [7, 2]
+    assert torch.allclose(one.sum_abs, x.double().abs().sum(1))
+    assert one.along(one.sum_abs, weight.shape).shape == (2, 3, 1)
+
+
+def test_matrices_on_top_of_each_other_are_seen_apart() -> None:
+    """A matrix that is used in equal parts, as DBRX uses its experts, has the inputs of each part on that part's weights."""
+    weight = nn.Parameter(torch.randn(6, 5, generator=torch.Generator().manual_seed(2)))
+    with torch.no_grad(), InputTap({"w": weight}) as tap:
+        tap.active = True
+        F.linear(X5, weight.view(2, 3, 5)[1])
+        torch.matmul(X3, weight.view(2, 3, 5)[0])
+    rows, columns = tap.statistics["w"][1, 2], tap.statistics["w"][0, 2]
+    assert (rows.rows.tolist(), columns.rows.tolist()) == ([0, 7], [7, 0])
+    spread = rows.along(rows.sum_abs, weight.shape).expand(weight.shape)
+    assert torch.allclose(spread[3:], X5.double().abs().sum(0).expand(3, 5))
+    assert not spread[:3].any()
+    spread = columns.along(columns.sum_abs, weight.shape).expand(weight.shape)
+    assert torch.allclose(spread[:3], X3.double().abs().sum(0)[:, None].expand(3, 5))
+    assert not spread[3:].any()
+
+
+def test_a_matrix_before_its_inputs_reads_their_columns() -> None:
+    """A matrix that multiplies a batch from the left, as Mamba's dt_proj does, reads the columns of the batch."""
+    weight = nn.Parameter(torch.randn(3, 5, generator=torch.Generator().manual_seed(2)))
+    with InputTap({"w": weight}) as tap:
+        tap.active = True
+        weight @ X5.T[None]
+    one = tap.statistics["w"][1, 1]
+    assert_same_sums({("w", 1): Sums(one.sum_abs, one.sum_square, one.rows)}, {("w", 1): sums_of(X5)})
