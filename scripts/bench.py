@@ -1,30 +1,37 @@
 #!/usr/bin/env python3
-"""Measure what esa promises, side by side in one process or over fresh ones; print ratios.
+"""Measure what esa promises of its speed, as ratios taken side by side in one run: medians over repeats, with their spread.
 
-    python scripts/bench.py score   [--model smollm2-135m] [--windows 32] [--length 256] [--repeats 3]
-    python scripts/bench.py facts   --text wikitext2_valid.txt
-    python scripts/bench.py ranks   --text wikitext2_valid.txt
-    python scripts/bench.py help    [--repeats 5]
+    python scripts/bench.py all [--json FILE] [--repeats 3]      # everything below; half an hour on 2 cores
+    python scripts/bench.py score | curvature | rank | campaign | processes | help
 
-score: scoring act_mag and grad_x_weight (reduction included, writing excluded) against a plain forward and backward over the
-       same windows one by one.
-facts: the perplexities of the interventions that the documentation states, then ranks.
-ranks: where the super weight stands among all weights by each metric.
-help:  the time of ``esa --help`` in a fresh process.
+score:      seconds = a + b x tokens, from scoring act_mag and grad_x_weight at 2,048 and 16,384 tokens (the reduction of the scores
+            included, writing excluded). a: per metric and 1e8 weights. b: over that of a plain forward and backward over the
+            same windows, one by one; with a window's graph kept, and with every block's forward run again.
+curvature:  one Hutchinson probe against one bare double-backward on a retained graph.
+rank:       ranking a score step's artifact against one pass of torch.topk over as many numbers.
+campaign:   cases over evenly spread blocks, from the first changed block on against whole forward passes.
+processes:  two processes of one thread each against one of one thread, scoring the same windows.
+help:       ``esa --help`` in a fresh process.
+Memory is measured by scripts/bench_memory.py.
 """
 
 import argparse
+import json
+import os
+import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-SUPER = "model.layers.11.mlp.down_proj.weight"
-SUPER_INDEX = 507 * 1536 + 1229
+TARGETS = {
+    "a": 1.5, "b_kept": 1.15, "b_recomputed": 1.45, "probe": 1.1, "rank": 2.0, "campaign": 0.65, "speed-up": 1.8, "help": 0.5,
+}  # fmt: skip
+MODEL = "smollm2-135m"
 
 
 def seconds(action: Callable[[], object]) -> float:
@@ -34,171 +41,248 @@ def seconds(action: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def bench_score(model: str, windows: int, length: int, repeats: int) -> None:
-    """Print the ratio of scoring to plain passes, alternating between the two."""
-    import torch
+def shown(name: str, values: Sequence[float], what: str) -> dict[str, Any]:
+    """Print a quantity's median, spread and target, and return them."""
+    median = statistics.median(values)
+    print(
+        f"{name:<13}{median:7.3f}  ({min(values):.3f} to {max(values):.3f})  target {TARGETS[name]:<5} {what}",
+        flush=True,
+    )
+    return {"median": median, "low": min(values), "high": max(values), "target": TARGETS[name], "what": what}
 
+
+def loaded_model(windows: int, length: int) -> tuple[Any, Any, Any]:
+    """Return the model, calibration windows and the parameters to score."""
     from esa.data import calibration_windows
     from esa.model import eligible, load_model
+    from esa.spec import spec_from_dict
+
+    spec = spec_from_dict(
+        {"name": "bench", "model": {"id": MODEL}, "calibration": {"windows": windows, "length": length}}
+    )
+    loaded = load_model(spec.model)
+    return loaded, calibration_windows(spec.calibration, loaded.tokenizer, [0])[0], eligible(loaded.table)
+
+
+def plain_pass(loaded: Any, texts: Any) -> None:
+    """Run every window forward and backward."""
+    import torch
+
+    from esa.score.labels import window_loss
+
+    for ids in texts.ids:
+        batch = torch.tensor([ids], device=loaded.device)
+        window_loss(loaded.model(input_ids=batch, use_cache=False).logits, batch).backward()
+        loaded.model.zero_grad(set_to_none=True)
+
+
+def score_pass(loaded: Any, texts: Any, chosen: Any, strategy: Any, metrics: Sequence[str]) -> None:
+    """Score, and reduce every tensor's scores."""
     from esa.progress import Silent
     from esa.score.engine import Engine, load_metrics
-    from esa.score.labels import window_loss
     from esa.score.reduce import reduce_scores
+
+    large: dict[str, Any] = {}
+
+    def emit(metric: Any, info: Any, weight: Any, scores: Any, usage: Any) -> None:
+        reduced = reduce_scores(scores, 4096, 0, large.get(info.name))
+        large[info.name] = reduced.strata.get("large")
+
+    Engine(loaded, chosen, load_metrics(metrics), emit, Silent(), strategy=strategy).run(texts, 0)
+
+
+def bench_score(repeats: int) -> dict[str, Any]:
+    """Fit seconds = a + b tokens for plain passes and both ways of scoring, each repeat on its own."""
+    from dataclasses import replace
+
+    from esa.score.strategy import Strategy
+
+    metrics, length, few, many = ["act_mag", "grad_x_weight"], 512, 2048, 16384
+    loaded, texts, chosen = loaded_model(many // length, length)
+    short = replace(texts, ids=texts.ids[: few // length])
+    numel = sum(info.numel for info in chosen.values())
+    ways: dict[str, Callable[[Any], None]] = {
+        "plain": lambda texts: plain_pass(loaded, texts),
+        "b_kept": lambda texts: score_pass(loaded, texts, chosen, Strategy(keep_graphs=True), metrics),
+        "b_recomputed": lambda texts: score_pass(loaded, texts, chosen, Strategy(), metrics),
+    }
+    plain_pass(loaded, short)
+    fits: list[dict[str, tuple[float, float]]] = []
+    for _ in range(repeats):
+        times = {tokens: {way: seconds(lambda: run(cut)) for way, run in ways.items()}  # noqa: B023
+                 for tokens, cut in ((few, short), (many, texts))}  # fmt: skip
+        slopes = {way: (times[many][way] - times[few][way]) / (many - few) for way in ways}
+        fits.append({way: (times[few][way] - slopes[way] * few, slopes[way]) for way in ways})
+        print(
+            "  seconds:", {t: {way: round(s, 1) for way, s in found.items()} for t, found in times.items()}, flush=True
+        )
+    each = [(fit["b_kept"][0] / len(metrics)) / (numel / 1e8) for fit in fits]
+    found = {"a": shown("a", each, f"seconds per metric and 1e8 weights, windows of {length}")}
+    for way in ("b_kept", "b_recomputed"):
+        found[way] = shown(way, [fit[way][1] / fit["plain"][1] for fit in fits], "over plain forward and backward")
+    return found
+
+
+def bench_curvature(repeats: int) -> dict[str, Any]:
+    """Time a probe of Hutchinson, everything included, against a bare double-backward on the same graph."""
+    import torch
+
+    from esa.progress import Silent
+    from esa.score.curvature import eager_attention, hutchinson, rademacher
+    from esa.score.labels import window_loss
+    from esa.score.streaming import Window
+
+    loaded, texts, every = loaded_model(1, 128)
+    chosen = {name: info for name, info in every.items() if info.block is not None and info.block >= 20}
+    window = Window(0, torch.tensor([texts.ids[0]]))
+    tensors = [loaded.weights[name].source() for name in chosen]
+
+    def bare(probes: int) -> float:
+        with eager_attention(loaded.model):
+            loss = window_loss(loaded.model(input_ids=window.ids, use_cache=False).logits, window.ids)
+            gradients = torch.autograd.grad(loss, tensors, create_graph=True)
+            signs = [rademacher(t, 0, 0, 0, "bench") for t in tensors]
+            return seconds(
+                lambda: [torch.autograd.grad(gradients, tensors, signs, retain_graph=True) for _ in range(probes)]
+            )
+
+    def ours(probes: int) -> float:
+        return seconds(lambda: hutchinson(loaded, [window], chosen, probes, 0, Silent()))
+
+    bare(1), ours(1)
+    ratios = [(ours(9) - ours(1)) / bare(8) for _ in range(repeats)]
+    return {"probe": shown("probe", ratios, "one Hutchinson probe over one bare double-backward")}
+
+
+def bench_rank(repeats: int) -> dict[str, Any]:
+    """Time the ranking of a score step against one pass of torch.topk over as many numbers."""
+    import torch
+
+    from esa import rank, score
     from esa.spec import spec_from_dict
 
     tree = {
-        "name": "bench",
-        "model": {"id": model},
-        "calibration": {"windows": windows, "length": length},
-        "score": {"metrics": ["act_mag", "grad_x_weight"]},
-    }
+        "name": "bench", "model": {"id": MODEL}, "calibration": {"windows": 1, "length": 32},
+        "score": {"metrics": ["act_mag"]}, "rank": {"k": [1, 10, 100]},
+    }  # fmt: skip
     spec = spec_from_dict(tree)
-    loaded = load_model(spec.model)
-    texts = calibration_windows(spec.calibration, loaded.tokenizer, [0])[0]
-    chosen = eligible(loaded.table)
-
-    def plain() -> None:
-        for ids in texts.ids:
-            batch = torch.tensor([ids])
-            window_loss(loaded.model(input_ids=batch, use_cache=False).logits, batch).backward()
-            loaded.model.zero_grad(set_to_none=True)
-
-    def scored(keep: int | None) -> Callable[[], None]:
-        def emit(metric, info, weight, scores, usage) -> None:  # type: ignore[no-untyped-def]
-            if keep:
-                reduce_scores(metric.name, info, scores, weight, keep, 0, usage)
-
-        return lambda: Engine(loaded, chosen, load_metrics(spec.score.metrics), emit, Silent()).run(texts, 0)
-
-    plain()
-    rows = [(seconds(plain), seconds(scored(None)), seconds(scored(4096))) for _ in range(repeats)]
-    print(f"{texts.num_tokens} tokens, {windows} windows of {length}; seconds: plain, passes, passes and reduction")
-    for a, b, c in rows:
-        print(f"  {a:7.2f} {b:7.2f} {c:7.2f}   ratio {b / a:.2f} {c / a:.2f}")
-    print(
-        f"  median ratio {statistics.median(b / a for a, b, _ in rows):.2f} {statistics.median(c / a for a, _, c in rows):.2f}"
-    )
-
-
-def bench_facts(text: Path) -> None:
-    """Print the table of interventions and the ranks of the super weight by metric."""
-    from esa import perturb
-    from esa.spec import spec_from_dict
-
-    second = "model.layers.2.mlp.down_proj.weight:507,90"
-    first = f"{SUPER}:507,1229"
-    base = {
-        "name": "facts",
-        "model": {"id": "smollm2-135m"},
-        "eval": {"source": f"file:{text}", "windows": 8, "length": 512, "bos": False, "rewrites": 0},
-    }
-    bits = {**base, "model": {"id": "smollm2-135m", "dtype": "bfloat16", "compute": "float32"}}
-    cases = [
-        (
-            base,
-            [first],
-            [
-                {"method": "zero"},
-                {"method": "zero_keep_peak"},
-                {"method": "sign_flip"},
-                {"method": "scale", "factor": 0.5},
-            ],
-        ),
-        (base, [second], [{"method": "zero"}]),
-        (base, [first, second], [{"method": "zero"}]),
-        (bits, [first], [{"method": "bit_flip", "bit": 14}, {"method": "bit_flip", "bit": 12}]),
-    ]
     with tempfile.TemporaryDirectory() as folder:
-        for tree, targets, methods in cases:
-            spec = spec_from_dict({**tree, "perturb": methods})
-            damage = perturb.run(spec, targets, root=Path(folder)).damage.frame
-            for row in damage.to_dicts():
-                print(
-                    f"{row['method']:<10} {row['options']:<16} {' + '.join(targets)}: {row['ppl_base']:.2f} -> {row['ppl']:.4g}"
-                )
-    bench_ranks(text)
+        done = score.run(spec, root=Path(folder))
+        number = 134_515_008
+        scores = torch.rand(number)
+        rank.run(done.folder, spec=spec, root=Path(folder))
+        ratios = []
+        for _ in range(repeats):
+            pure = seconds(lambda: torch.topk(scores, 100))
+            mine = seconds(lambda: rank.run(done.folder, spec=spec, root=Path(folder), force=True))
+            ratios.append(mine / pure)
+    return {"rank": shown("rank", ratios, "esa rank, read and written, over one torch.topk of as many numbers")}
 
 
-def bench_ranks(text: Path) -> None:
-    """Print where the super weight stands among all weights by each metric: 4 windows of 256 tokens, two probes."""
+def bench_campaign(repeats: int, num_cases: int = 30, windows: int = 8, length: int = 256) -> dict[str, Any]:
+    """Print the time of a campaign over evenly spread blocks, from the first changed block on against whole passes.
+
+    Every case zeroes one weight of a block's last matrix. Both sides evaluate the intact model once and measure the same
+    quantities, and their bits are compared. Alternating; the first pair is not counted.
+    """
     import torch
 
-    from esa.data import calibration_windows
-    from esa.model import eligible, load_model
-    from esa.progress import Silent
-    from esa.score.engine import Effort, Engine, load_metrics
-    from esa.spec import spec_from_dict
+    from esa.data import eval_windows
+    from esa.eval import Edit, Evaluator, Measured
+    from esa.eval.language_modeling import Reference, add_batch
+    from esa.model import load_model
+    from esa.perturb.apply import applied, plan_changes
+    from esa.spec import generator, spec_from_dict
 
-    calibration = {"source": f"file:{text}", "windows": 4, "length": 256, "bos": False, "sample": "first"}
-    spec = spec_from_dict({"name": "ranks", "model": {"id": "smollm2-135m"}, "calibration": calibration})
+    section = {"windows": windows, "length": length}
+    spec = spec_from_dict({"name": "bench", "model": {"id": MODEL}, "eval": section})
     loaded = load_model(spec.model)
-    texts = calibration_windows(spec.calibration, loaded.tokenizer, [0])[0]
-    for names in (
-        ["magnitude", "act_mag", "wanda"],
-        ["super_activation"],
-        ["grad_x_weight", "grad_squared", "fisher_obd"],
-        ["ggn_diag", "ggn_obd"],
-        ["hutchinson_diag", "obd", "taylor2"],
-    ):
-        found: dict[str, list[torch.Tensor]] = {name: [] for name in names}
-        mine: dict[str, float] = {}
-        signed: dict[str, torch.Tensor] = {}
+    texts = eval_windows(spec.eval, loaded.tokenizer)
+    last = {info.block: name for name, info in loaded.table.items() if info.block is not None and len(info.shape) == 2}
+    blocks = [number * len(loaded.stack) // num_cases for number in range(num_cases)]
+    cases = [plan_changes(loaded, [(last[b], 0)], "zero", {}, generator(0, "bench")) for b in blocks]
 
-        def emit(metric, info, weight, scores, usage, found=found, mine=mine, signed=signed) -> None:  # type: ignore[no-untyped-def]
-            if metric.name == "super_activation":
-                signed[info.name] = scores.signed
-            found[metric.name].append(scores.score.reshape(-1).clone())
-            if info.name == SUPER:
-                mine[metric.name] = float(scores.score.reshape(-1)[SUPER_INDEX])
+    def from_block() -> list[Measured]:
+        evaluator = Evaluator(loaded, texts, spec.eval.batch_tokens)
+        evaluator.remember(blocks)
+        edits = [
+            Edit(frozenset({change.name for change in changes}), lambda _, changes=changes: applied(loaded, changes))
+            for changes in cases
+        ]
+        found: list[Measured] = []
+        for start in range(0, len(edits), evaluator.together):
+            evaluator.forget_below(blocks[start])
+            found += evaluator.compare(edits[start : start + evaluator.together])
+        return found
 
-        Engine(loaded, eligible(loaded.table), load_metrics(names), emit, Silent(), Effort(probes=2)).run(texts, 0)
-        for name in names:
-            above = sum(int((part > mine[name]).sum()) for part in found[name])
-            print(f"{name:<16} rank {above + 1:,}", flush=True)
-        if names == ["super_activation"]:
-            bench_growth(signed)
+    def whole() -> list[Measured]:
+        batches = Evaluator(loaded, texts, spec.eval.batch_tokens).batches
+        found: list[Measured] = []
+        with torch.no_grad():
+            intact = [Reference(loaded.model(input_ids=ids, use_cache=False).logits) for ids in batches]
+            for reference, ids in zip(intact, batches, strict=True):
+                add_batch(Measured(), reference.logits, ids, None)
+            for changes in cases:
+                measured = Measured()
+                with applied(loaded, changes):
+                    for reference, ids in zip(intact, batches, strict=True):
+                        add_batch(measured, loaded.model(input_ids=ids, use_cache=False).logits, ids, reference)
+                found.append(measured)
+        return found
+
+    assert from_block() == whole(), "suffix evaluation is not bit-identical"
+    ratios = [seconds(from_block) / seconds(whole) for _ in range(repeats)]
+    return {
+        "campaign": shown("campaign", ratios, f"{num_cases} cases, {windows} windows of {length}, over whole passes")
+    }
 
 
-def bench_growth(signed: dict[str, Any]) -> None:
-    """Print the weight of the largest signed growth of each block, writers first, erasers last."""
-    rows = []
-    for name, values in signed.items():
-        index = int(values.abs().argmax())
-        rows.append((float(values.reshape(-1)[index]), f"{name}:{','.join(map(str, divmod(index, values.shape[1])))}"))
-    rows.sort(reverse=True)
-    for growth, address in [*rows[:5], *rows[-5:]]:
-        print(f"  {growth:>9,.0f}  {address}")
+# PROCESSES
 
 
-def bench_help(repeats: int) -> None:
-    """Print the time of ``esa --help``."""
+def bench_help(repeats: int) -> dict[str, Any]:
+    """Time ``esa --help`` in fresh processes."""
     command = [sys.executable, "-m", "esa", "--help"]
-    times = [seconds(lambda: subprocess.run(command, capture_output=True, check=True)) for _ in range(repeats)]
-    print(f"esa --help: {statistics.median(times):.2f} s (median of {repeats})")
+    times = [seconds(lambda: subprocess.run(command, capture_output=True, check=True)) for _ in range(max(repeats, 3))]
+    return {"help": shown("help", times, "seconds of esa --help")}
+
+
+BENCHES: dict[str, Callable[[int], dict[str, Any]]] = {
+    "score": bench_score, "curvature": bench_curvature, "rank": bench_rank, "campaign": bench_campaign,
+    "processes": bench_processes, "help": bench_help,
+}  # fmt: skip
+
+
+def machine() -> dict[str, Any]:
+    """Return what the figures depend on."""
+    import torch
+
+    names = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if "model name" in line
+    ]
+    return {
+        "processor": names[0] if names else platform.processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
+        "torch": torch.__version__, "python": platform.python_version(),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }  # fmt: skip
 
 
 def main() -> None:
-    """Read the command line and run one benchmark."""
+    """Read the command line, run the benchmarks, print and write them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["score", "facts", "ranks", "help"])
-    parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--windows", type=int, default=32)
-    parser.add_argument("--length", type=int, default=256)
+    parser.add_argument("what", choices=["all", *BENCHES])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--text", type=Path)
+    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    if options.what == "score":
-        bench_score(options.model, options.windows, options.length, options.repeats)
-    elif options.what == "facts":
-        if options.text is None:
-            parser.error("facts needs --text")
-        bench_facts(options.text)
-    elif options.what == "ranks":
-        if options.text is None:
-            parser.error("ranks needs --text")
-        bench_ranks(options.text)
-    else:
-        bench_help(options.repeats)
+    found: dict[str, Any] = {"machine": machine()}
+    print(found["machine"])
+    for name, bench in BENCHES.items():
+        if options.what in ("all", name):
+            found |= bench(options.repeats)
+            if options.json is not None:
+                options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

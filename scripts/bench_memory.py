@@ -22,7 +22,9 @@ from pathlib import Path
 from typing import Any
 
 HIDDEN, INNER, HEADS, KEYS, VOCABULARY = 4096, 14336, 32, 8, 128256
-POOL = 1 << 24  # random numbers that every tensor is filled from, each from another place: memory does not look at values
+POOL = (
+    1 << 24
+)  # random numbers that every tensor is filled from, each from another place: memory does not look at values
 GIB = 1 << 30
 RUNS: dict[str, list[str]] = {
     "memory": ["model.memory_budget='19 GiB'", "score.metrics=['grad_x_weight', 'grad_squared']"],
@@ -146,7 +148,9 @@ def main() -> None:
         make(options.folder, options.blocks)
         return
     found = measure(options.folder, options.what)
-    print(f"{options.what}: peak of RssAnon + RssShmem {found['peak_gib']:.2f} GiB, RssFile {found['mapped_gib']:.2f} GiB")
+    print(
+        f"{options.what}: peak of RssAnon + RssShmem {found['peak_gib']:.2f} GiB, RssFile {found['mapped_gib']:.2f} GiB"
+    )
     print(f"  {found['seconds']:.0f} s; predicted: {found['predicted']}")
     if options.json is not None:
         options.json.write_text(json.dumps(found, indent=2), encoding="utf-8")

@@ -19,7 +19,7 @@ from esa.errors import ArtifactError
 MANIFEST = "manifest.json"
 _PACKAGES = (
     "torch", "transformers", "tokenizers", "safetensors", "gguf", "accelerate", "numpy", "scipy", "polars", "altair",
-    "vl-convert-python", "pydantic", "typer", "huggingface_hub", "datasets",
+    "vl-convert-python", "pydantic", "typer", "huggingface_hub", "datasets", "bitsandbytes",
 )  # fmt: skip
 _ABSOLUTE = re.compile(r"(?:(?<=[=:,\"'\[])|^)[/~][^:,=\"'\]]*")  # also within --out=/a/b, model.id=/a/b and file:/a/b
 

@@ -186,6 +186,7 @@ class DiskWeight(Weight):
 
     @requires_grad.setter
     def requires_grad(self, wanted: bool) -> None:
+        """Say whether the loss is to be differentiated by it, now and whenever its block comes."""
         (self._disk.differentiable.add if wanted else self._disk.differentiable.discard)(self.info.name)
         if self._disk.here == self.info.block:
             self.parameter.requires_grad_(wanted)

@@ -44,6 +44,7 @@ class Weight:
 
     @requires_grad.setter
     def requires_grad(self, wanted: bool) -> None:
+        """Say whether the loss is to be differentiated by it."""
         self.parameter.requires_grad_(wanted)
 
     def stored(self, index: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """Change a handful of weights for a while, and bring the exact stored bits back afterwards."""
 
+import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,22 +12,39 @@ import torch
 from torch import Tensor
 
 from esa.artifact import finite
-from esa.errors import CheckError
+from esa.errors import CheckError, EsaError
 from esa.model import LoadedModel
-from esa.perturb.methods import INTEGERS, Place, bit_field, int_view
+from esa.model.quantized import QuantizedWeight, Scales
+from esa.model.weights import Weight
+from esa.perturb.methods import INTEGERS, Place, bit_field, flip_codes, int_view
 from esa.registry import load
 
 Target = tuple[str, int]  # parameter, row-major index
 
 
 @dataclass
+class Codes:
+    """What touched weights are stored as where they are quantised: integers of ``bits`` bits, before and after."""
+
+    before: Tensor
+    after: Tensor
+    bits: int
+
+
+@dataclass
 class Change:
-    """The touched weights of one tensor: where, their stored values before and after."""
+    """The touched weights of one tensor: where, their stored values before and after.
+
+    ``codes``: of quantised weights; the values are what these stand for. ``scales``: the touched numbers are the scales of
+    quantised weights, each addressed by the first touched weight of its group.
+    """
 
     name: str
     index: Tensor
     before: Tensor
     after: Tensor
+    codes: Codes | None = None
+    scales: bool = False
 
 
 def by_tensor(loaded: LoadedModel, targets: Sequence[Target]) -> dict[str, Tensor]:
@@ -45,16 +64,49 @@ def plan_changes(
 ) -> list[Change]:
     """Return what a method does to the targets, tensor by tensor; the model is only read.
 
-    Methods compute on the storage dtype: with a wider compute dtype the values are cast down (exactly) before.
+    Methods compute on the storage dtype: with a wider compute dtype the values are cast down (exactly) before. Of quantised
+    weights they compute on what the codes stand for, and the nearest codes are taken; ``bit_flip`` takes the codes themselves,
+    or with ``of = "scale"`` the scales, each once however many of its weights are targets.
     """
     function = load("method", method)
     changes = []
     for name, index in by_tensor(loaded, targets).items():
         weight = loaded.weights[name]
-        before = weight.stored(index)
-        after = function(before.clone(), options, Place(weight.values(), weight.info, index, draw))
-        changes.append(Change(name, index, before, after))
+        if options.get("of") == "scale":
+            scales = scales_of(weight)
+            first = scales.first(index)
+            before = scales.stored(first)
+            place = Place(weight.values(), weight.info, first, draw)
+            changes.append(Change(name, first, before, function(before.clone(), options, place), scales=True))
+        elif isinstance(weight, QuantizedWeight) and method == "bit_flip":
+            codes = flip_codes(weight.held(index), weight.code_bits, weight.signed, options, draw)
+            changes.append(_code_change(weight, index, codes))
+        else:
+            before = weight.stored(index)
+            after = function(before.clone(), options, Place(weight.values(), weight.info, index, draw))
+            if isinstance(weight, QuantizedWeight):
+                changes.append(_code_change(weight, index, weight.encode(index, after)))
+            else:
+                changes.append(Change(name, index, before, after))
     return changes
+
+
+def scales_of(weight: Weight) -> Scales:
+    """Return a weight's scales. Raises EsaError where it has none, or none that are stored as numbers."""
+    if not isinstance(weight, QuantizedWeight):
+        raise EsaError(
+            f"{weight.info.name} is stored as {weight.dtype}, without scales; scales of int8 and nf4 weights can be flipped",
+            where="perturb.of",
+            hint="leave such weights out with score.exclude, or leave of out: the weight's own bits are flipped",
+        )
+    weight.scales  # noqa: B018  raises where they are codes themselves
+    return Scales(weight)
+
+
+def _code_change(weight: QuantizedWeight, index: Tensor, codes: Tensor) -> Change:
+    held = weight.held(index)
+    found = Codes(held, codes, weight.code_bits)
+    return Change(weight.info.name, index, weight.decode(index, held), weight.decode(index, codes), found)
 
 
 @contextmanager
@@ -66,15 +118,41 @@ def applied(loaded: LoadedModel, changes: Sequence[Change]) -> Iterator[None]:
     saved: list[tuple[Change, Tensor]] = []
     try:
         for change in changes:
-            saved.append((change, loaded.weights[change.name].held(change.index)))
-            loaded.weights[change.name].write(change.index, change.after)
+            stored = _touched(loaded, change)
+            saved.append((change, stored.held(change.index)))
+            if change.codes is None:
+                stored.write(change.index, change.after)
+            else:
+                stored.restore(change.index, change.codes.after)
         yield
     finally:
-        for change, held in reversed(saved):
-            loaded.weights[change.name].write(change.index, held)
+        with _unhurried():
+            for change, held in reversed(saved):
+                _touched(loaded, change).restore(change.index, held)
         for change, held in saved:
-            if not same_bits(loaded.weights[change.name].held(change.index), held):
+            if not same_bits(_touched(loaded, change).held(change.index), held):
                 raise CheckError(f"{change.name} was not restored bit for bit")
+
+
+@contextmanager
+def _unhurried() -> Iterator[None]:
+    """Let a Ctrl-C wait until the end: half a restoration would leave a broken model to whoever catches it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    waiting: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: waiting.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before if before is not None else signal.default_int_handler)
+        if waiting:
+            raise KeyboardInterrupt
+
+
+def _touched(loaded: LoadedModel, change: Change) -> Weight | Scales:
+    weight = loaded.weights[change.name]
+    return scales_of(weight) if change.scales else weight
 
 
 def same_bits(left: Tensor, right: Tensor) -> bool:
@@ -85,13 +163,22 @@ def same_bits(left: Tensor, right: Tensor) -> bool:
 
 
 def fault_rows(run: str, case: str, changes: Sequence[Change]) -> list[dict[str, object]]:
-    """Return the rows of ``faults/1``: one per flipped bit, in address order, least significant first."""
+    """Return the rows of ``faults/1``: one per flipped bit, in address order, least significant first.
+
+    ``field``: of a code ``code``, of a scale ``scale.exponent`` and the like; a scale's index is that of the first touched
+    weight that shares it, and old and new are the scale's own values.
+    """
     rows: list[dict[str, object]] = []
     for change in changes:
-        dtype = change.before.dtype
-        width = dtype.itemsize * 8
+        dtype, codes = change.before.dtype, change.codes
+        width = dtype.itemsize * 8 if codes is None else codes.bits
+        digits = -(-width // 4)
         unsigned = (1 << width) - 1
-        olds, news = int_view(change.before).tolist(), int_view(change.after).tolist()
+        olds, news = (
+            (int_view(change.before).tolist(), int_view(change.after).tolist())
+            if codes is None
+            else (codes.before.tolist(), codes.after.tolist())
+        )
         values = zip(change.index.tolist(), olds, news, change.before.tolist(), change.after.tolist(), strict=True)
         for index, old_bits, new_bits, old, new in values:
             flipped = (old_bits ^ new_bits) & unsigned
@@ -104,9 +191,9 @@ def fault_rows(run: str, case: str, changes: Sequence[Change]) -> list[dict[str,
                             "parameter": change.name,
                             "index": index,
                             "bit": bit,
-                            "field": bit_field(bit, dtype),
-                            "old_bits": f"0x{old_bits & unsigned:0{width // 4}x}",
-                            "new_bits": f"0x{new_bits & unsigned:0{width // 4}x}",
+                            "field": _field(change, bit),
+                            "old_bits": f"0x{old_bits & unsigned:0{digits}x}",
+                            "new_bits": f"0x{new_bits & unsigned:0{digits}x}",
                             "old": finite(old),
                             "new": finite(new),
                         }
@@ -114,9 +201,22 @@ def fault_rows(run: str, case: str, changes: Sequence[Change]) -> list[dict[str,
     return rows
 
 
+def _field(change: Change, bit: int) -> str:
+    """Return which part of the stored number or code a bit belongs to."""
+    if change.codes is not None:
+        return "code"
+    return f"{'scale.' if change.scales else ''}{bit_field(bit, change.before.dtype)}"
+
+
 def neighbours(loaded: LoadedModel, target: Target) -> list[Change]:
-    """Return the change of one weight to the adjacent representable number away from zero."""
+    """Return the change of one weight to the adjacent representable number away from zero.
+
+    Of a quantised weight that is the adjacent code; the outermost one moves towards zero.
+    """
     name, index = target
     place = torch.tensor([index], device=loaded.device)
-    before = loaded.weights[name].stored(place)
+    weight = loaded.weights[name]
+    if isinstance(weight, QuantizedWeight):
+        return [_code_change(weight, place, weight.adjacent(place))]
+    before = weight.stored(place)
     return [Change(name, place, before, (int_view(before) + 1).view(before.dtype))]

@@ -10,7 +10,8 @@ from esa.artifact import parse_indices, to_json
 from esa.errors import EsaError, TargetError
 from esa.eval import case_id
 from esa.model import LoadedModel, ParameterInfo, address, find_parameter, locate, parse_address
-from esa.perturb.apply import Target
+from esa.model.quantized import QuantizedWeight
+from esa.perturb.apply import Target, scales_of
 from esa.perturb.hooks import check_hooked
 from esa.perturb.methods import bit_width
 from esa.progress import Progress
@@ -207,11 +208,20 @@ def _check_axes(over: str, group: Group, loaded: LoadedModel, where: str) -> Non
 
 def _check_bits(section: BitFlip, group: Group, loaded: LoadedModel, where: str) -> None:
     for name in {name for name, _ in group.targets}:
-        width = bit_width(loaded.weights[name].dtype, name)
+        weight = loaded.weights[name]
+        if section.of == "scale":
+            try:
+                width, stored = bit_width(scales_of(weight).dtype, name), "has scales of torch.float32"
+            except EsaError as error:
+                raise type(error)(error.what, where=f"{where}.of", hint=error.hint) from None
+        elif isinstance(weight, QuantizedWeight):
+            width, stored = weight.code_bits, f"is stored as {weight.code_bits}-bit {weight.kind} codes"
+        else:
+            width, stored = bit_width(weight.dtype, name), f"is stored as {weight.dtype}"
         for key, highest in (("bit", width - 1), ("bits", width)):
             value = getattr(section, key)
             if value is not None and value > highest:
                 raise EsaError(
-                    f"{value}, but {name} is stored as {loaded.weights[name].dtype}: at most {highest}",
+                    f"{value}, but {name} {stored}: at most {highest}",
                     where=f"{where}.{key}",
                 )

@@ -9,6 +9,7 @@ from transformers.pytorch_utils import Conv1D
 
 from esa.errors import TargetError
 from esa.model import LoadedModel
+from esa.model.quantized import QuantizedWeight
 from esa.perturb.apply import Change
 
 Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]
@@ -50,7 +51,8 @@ def check_hooked(method: str, names: Sequence[str], loaded: LoadedModel, where: 
         return
     for name in names:
         for module in _users(loaded, name):
-            if type(module) not in _SEEN_THROUGH or len(loaded.table[name].shape) != 2:
+            linear = type(module) in _SEEN_THROUGH or isinstance(loaded.weights[name], QuantizedWeight)
+            if not linear or len(loaded.table[name].shape) != 2:
                 raise TargetError(
                     f"{name} belongs to {type(module).__name__}; {method} gives contributions back to the outputs of"
                     " linear maps and embeddings",

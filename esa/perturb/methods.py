@@ -43,8 +43,8 @@ def zero_keep_peak(values: Tensor, options: Mapping[str, Any], place: Place) -> 
 
     A hook (esa.perturb.hooks) gives it back: per window and touched output i at the token where abs(y_i) is largest, y the
     output of the map with the contributions; an embedding's x is the one-hot token. If the damage of ``zero`` vanishes, the
-    massive activation at those tokens mediates it. Raises TargetError, when the cases are planned, for weights of fused
-    experts and of anything but linear maps and embeddings.
+    massive activation at those tokens mediates it. An int8 map reads x rounded to 8 bits; what is given back is of x itself.
+    Raises TargetError, when the cases are planned, for weights of fused experts and of anything but linear maps and embeddings.
     Source: the restored super activation of Yu et al., The Super Weight in Large Language Models, 2024.
     """
     return torch.zeros_like(values)
@@ -112,7 +112,8 @@ def bit_flip(values: Tensor, options: Mapping[str, Any], place: Place) -> Tensor
     """Flip real bits of the stored numbers: XOR with one mask per weight on the integer view; bit 0 is the least significant.
 
     ``prob``: each bit with that probability; ``bits``: that many distinct random ones; ``bit``: that position.
-    Raises EsaError for a dtype without an integer view here, or a bit that it does not have.
+    Of quantised weights the codes' bits (``flip_codes``), or with ``of = "scale"`` those of the float32 scale that a row (int8)
+    or block (nf4) shares. Raises EsaError for a dtype without an integer view here, or a bit that it does not have.
     Source: Rakin et al., Bit-Flip Attack, ICCV 2019; Reagen et al., Ares, DAC 2018.
     """
     width = bit_width(values.dtype, place.info.name)
@@ -120,6 +121,14 @@ def bit_flip(values: Tensor, options: Mapping[str, Any], place: Place) -> Tensor
         values.device, INTEGERS[values.dtype]
     )
     return numbers.view(values.dtype)
+
+
+def flip_codes(
+    codes: Tensor, width: int, signed: bool, options: Mapping[str, Any], draw: np.random.Generator
+) -> Tensor:
+    """Flip bits of integers of ``width`` bits, ``(count,)`` int64, as ``bit_flip`` does; ``signed``: two's complement."""
+    flipped = codes ^ flip_masks(len(codes), width, options, draw).to(codes.device)
+    return flipped if signed else flipped & ((1 << width) - 1)
 
 
 def flip_masks(count: int, width: int, options: Mapping[str, Any], draw: np.random.Generator) -> Tensor:

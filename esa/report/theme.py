@@ -81,7 +81,8 @@ CONFIG: dict[str, Any] = {
 
 def specification(chart: alt.TopLevelMixin) -> dict[str, Any]:
     """Return the chart as Vega-Lite under this theme, whatever theme Altair has enabled elsewhere."""
-    content: dict[str, Any] = _one_line(chart.to_dict())
+    with alt.data_transformers.enable("default", max_rows=None):  # Altair refuses more than 5,000
+        content: dict[str, Any] = _one_line(chart.to_dict())
     content["config"] = CONFIG
     bind_legend(content)
     return content

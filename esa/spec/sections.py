@@ -125,6 +125,10 @@ class Model(Section):
             )
         if self.shape is not None and not isinstance(self.shape.get("model_type"), str):
             raise ValueError("shape needs model_type, a string such as 'llama'")
+        if self.quantization != "none" and self.residency == "disk":
+            raise ValueError(
+                f"residency = 'disk' reads blocks of numbers from their files, no {self.quantization} codes; allowed: memory"
+            )
         return self
 
 

@@ -1,5 +1,7 @@
 """Whatever happens while weights are changed, the exact stored bits come back."""
 
+import os
+import signal
 from typing import Any
 
 import pytest
@@ -7,7 +9,7 @@ import torch
 from torch import Tensor
 
 from esa.errors import CheckError
-from esa.model import LoadedModel, fingerprint
+from esa.model import LoadedModel, Weight, fingerprint
 from esa.perturb import apply
 from esa.perturb.apply import Target, applied, by_tensor, neighbours, plan_changes
 from esa.perturb.methods import int_view
@@ -179,3 +181,21 @@ def test_a_neighbour_is_the_next_representable_number(dtype: torch.dtype, value:
     assert abs(new) > abs(old)
     middle = torch.tensor((old + new) / 2, dtype=torch.float64).to(dtype)
     assert float(middle) in (old, new)
+
+
+def test_ctrl_c_waits_for_the_restoration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Ctrl-C in the middle of the restoration is raised once every bit is back."""
+    loaded = load("llama")
+    before = fingerprint(loaded.weights)
+    targets = [(DOWN, 3), (UP, 5)]
+    changes = plan_changes(loaded, targets, "zero", {}, generator(0, "zero"))
+    restore = Weight.restore
+
+    def interrupted(self: Weight, index: torch.Tensor, held: torch.Tensor) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        restore(self, index, held)
+
+    monkeypatch.setattr(Weight, "restore", interrupted)
+    with pytest.raises(KeyboardInterrupt), applied(loaded, changes):
+        assert fingerprint(loaded.weights) != before
+    assert fingerprint(loaded.weights) == before

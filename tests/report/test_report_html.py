@@ -267,3 +267,10 @@ def test_a_folder_given_with_o_stays_in_the_commands(fake: Callable[..., Any], t
     )
     assert f"esa perturb --spec other/{names['perturb']}/spec.toml" in text
     assert f"--spec outputs/fake_run/{names['overlap']}/spec.toml" in text
+
+
+def test_a_chart_of_many_points_is_drawn() -> None:
+    """A campaign of thousands of cases has its chart: Altair's limit of 5,000 rows is lifted while it is written."""
+    chart = alt.Chart(pl.DataFrame({"x": list(range(6000))})).mark_point().encode(x="x:Q")
+    (data,) = specification(chart)["datasets"].values()
+    assert len(data) == 6000

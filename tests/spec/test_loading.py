@@ -85,7 +85,7 @@ def test_every_problem_is_reported_at_once() -> None:
         " question, rank, score, extends, sweep",
         "s.toml:3: model.id: input should be a valid string, not 3",
         "s.toml:4: model.dtpye: unknown key (did you mean 'dtype'?); allowed: compute, device, dtype, id, memory_budget,"
-        " quantization, revision, shape, trust_remote_code",
+        " quantization, residency, revision, shape, trust_remote_code",
         "s.toml:6: calibration.windows: input should be a valid integer, not '8'",
         "s.toml:7: calibration.bos: 1 is not allowed; allowed: true, false, 'auto'",
         "s.toml:8: calibration.source: 'wiki' is not a text source; allowed: builtin:NAME, file:PATH,"
