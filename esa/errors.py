@@ -8,6 +8,7 @@ EsaError (3)
 |- ModelError       a model that cannot be found, loaded or walked
 |- TargetError      an address that names no weight of the model
 |- SelectionError   a ranking that the scores cannot give
+|- LostError        another process of the same run ended or cannot be reached
 '- CheckError (4)   the work is done and a check on it failed
 """
 
@@ -72,6 +73,10 @@ class TargetError(EsaError):
 
 class SelectionError(EsaError):
     """The scores at hand cannot give the ranking asked for."""
+
+
+class LostError(EsaError):
+    """Another process of the same run ended or cannot be reached: its own error says why."""
 
 
 class CheckError(EsaError):

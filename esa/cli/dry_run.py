@@ -56,7 +56,9 @@ def _plan(spec: Spec, steps: Sequence[str], out: Path | None) -> list[str]:
             f"  eval: {one.section.source}, {one.section.windows} windows of {one.section.length} tokens, forward"
             for one in combinations(spec)
         ]
-    lines += ["", f"memory ({model.num_parameters:,} weights, {model.item_bytes} bytes each)"]
+    held = {"none": f"{model.item_bytes} bytes each"}.get(spec.model.quantization, f"linear maps as {spec.model.quantization}")
+    where = ", one block of them in memory at a time" if model.on_disk else ""
+    lines += ["", f"memory ({model.num_parameters:,} weights, {held}{where})"]
     if "perturb" in steps or "eval" in steps:
         from esa.eval import memory as eval_memory
 

@@ -6,6 +6,7 @@ import typer
 
 from esa.cli import options
 from esa.cli.options import SPEC
+from esa.cli.processes import speaks
 from esa.cli.session import begin, check_format, deliver, folder_target, handled, is_file_target, read_spec
 
 
@@ -34,7 +35,7 @@ def command(
     list_names: options.ListNames = False,
     version: options.Version = False,
 ) -> None:
-    """Score every weight by the spec's metrics, each seed in one shared pass.
+    """Score every weight by the spec's metrics, each seed in one shared pass; under torchrun its processes share the windows.
 
     Prints the step's folder on stdout; with -o - the score table, as Parquet.
 
@@ -42,21 +43,26 @@ def command(
     `esa score --spec specs/quickstart.toml`
 
     `esa score -s s.toml -o - | esa rank - -k 100 | esa perturb -s s.toml --targets -`
+
+    `torchrun --nproc-per-node 2 -m esa score -s s.toml`
     """
-    progress = begin(quiet=quiet, verbose=verbose, threads=threads)
+    progress = begin(quiet=quiet or not speaks(), verbose=verbose, threads=threads)
     format = check_format(format)
     shorthand = {"score.metrics": metric, "score.seeds": seed, "model.id": model, "model.device": device}
     chosen = read_spec(spec, overrides, shorthand, only)
     if dry_run:
         from esa.cli.dry_run import print_plan
 
-        print_plan([chosen], ["score"], folder_target(out))
+        if speaks():
+            print_plan([chosen], ["score"], folder_target(out))
         return
     from esa import score
     from esa.artifact import Table, find_table, to_json
 
-    with progress.closing():
-        result = score.run(chosen, out=folder_target(out), force=force, progress=progress)
+    with progress.closing(), score.joined() as ranks:
+        result = score.run(chosen, out=folder_target(out), force=force, progress=progress, ranks=ranks)
+    if not ranks.first:
+        return
     if out is not None and is_file_target(out):
         table = find_table(result.folder, "scores/1")
         # What reads the pipe ranks by the spec of this command, also where the scores were there before.

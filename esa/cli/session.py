@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 import typer
 
 from esa.cli.console import ConsoleProgress, print_error
+from esa.cli.processes import in_turn, require_alone, speaks
 from esa.errors import EXIT_CONTENT, EXIT_INTERRUPTED, EsaError
 
 if TYPE_CHECKING:
@@ -28,15 +29,17 @@ def handled(command: Callable[P, None]) -> Callable[P, None]:
         try:
             if sys.stdout is None:
                 raise EsaError("standard output is closed", where="-")
+            require_alone(command.__module__)
             command(*args, **kwargs)
             sys.stdout.flush()
         except EsaError as error:
             if kwargs.get("verbose"):
                 traceback.print_exc()
-            print_error(error)
+            print_error(in_turn(error))
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
-            print("esa: interrupted; finished work is kept, the same command goes on from there", file=sys.stderr)
+            if speaks():
+                print("esa: interrupted; finished work is kept, the same command goes on from there", file=sys.stderr)
             raise typer.Exit(EXIT_INTERRUPTED) from None
         except BrokenPipeError:
             # The reader has what it wanted. Python would complain once more when it flushes stdout at exit.
@@ -45,7 +48,7 @@ def handled(command: Callable[P, None]) -> Callable[P, None]:
         except OSError as error:  # a full disk, a folder without permission: about content, not a bug
             if kwargs.get("verbose"):
                 traceback.print_exc()
-            print_error(content_error(error))
+            print_error(in_turn(content_error(error)))
             raise typer.Exit(EXIT_CONTENT) from None
 
     return wrapper

@@ -28,6 +28,7 @@ class IntactStates:
     def run(self, keep: Collection[int]) -> None:
         """Run every block, keep the inputs of those in ``keep`` and the final states."""
         hidden = list(self._swept[1])
+        self._swept = (-1, [])  # not held while its successors are made
         for number in range(len(self.stack)):
             if number in keep:
                 self._kept[number] = list(hidden)

@@ -14,6 +14,7 @@ from accelerate.hooks import remove_hook_from_module
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from esa.artifact.space import require_space
 from esa.errors import ModelError
 from esa.model.anatomy import ParameterInfo, decoder_blocks
 from esa.model.weights import Weight
@@ -59,9 +60,15 @@ def require_safetensors(gguf: str | None) -> None:
         )
 
 
-def placement(skeleton: Any, device: torch.device) -> Placement:
-    """Return where each module of ``skeleton`` (parameters on the meta device) goes: blocks to disk, the rest to ``device``."""
+def placement(skeleton: Any, device: torch.device, dtype: torch.dtype) -> Placement:
+    """Return where each module of ``skeleton`` (parameters on the meta device) goes: blocks to disk, the rest to ``device``.
+
+    Experts that are fused on loading are written to a folder among the temporary files (``TMPDIR``), in ``dtype``.
+    Raises ArtifactError if the disk there has no room for them.
+    """
     name, blocks = decoder_blocks(skeleton)
+    fused = sum(parameter.numel() for parameter in blocks.parameters() if parameter.ndim >= 3)
+    require_space(Path(tempfile.gettempdir()), fused * dtype.itemsize, "experts that are fused on loading (TMPDIR)")
     device_map = {f"{name}.{number}": "disk" for number in range(len(blocks))}
     every = [*skeleton.named_parameters(remove_duplicate=False), *skeleton.named_buffers(remove_duplicate=False)]
     device_map |= {
@@ -120,13 +127,14 @@ class DiskBlocks:
             return
         self.leave()
         block = self.blocks[number]
-        arrived = {}
-        for inner, parameter in list(block.named_parameters()):
-            name = f"{self.name}.{number}.{inner}"
-            self._away[name] = parameter
-            arrived[name] = nn.Parameter(self._read(name), requires_grad=name in self.differentiable)
-            _put(block, inner, arrived[name])
-        self.here = number
+        away = {f"{self.name}.{number}.{inner}": one for inner, one in block.named_parameters(remove_duplicate=False)}
+        names = {id(parameter): name for name, parameter in reversed(away.items())}  # the first name of a tied one
+        # All of it is read before any of it is put in: a read that is broken off leaves a block that is not here.
+        read = {name: self._read(name) for name in dict.fromkeys(names[id(one)] for one in away.values())}
+        arrived = {name: nn.Parameter(one, requires_grad=name in self.differentiable) for name, one in read.items()}
+        self.here, self._away = number, away
+        for name, parameter in away.items():
+            _put(block, name.removeprefix(f"{self.name}.{number}."), arrived[names[id(parameter)]])
         for listener in self._listeners:
             listener(arrived)
 
@@ -147,11 +155,16 @@ class DiskBlocks:
         finally:
             self._listeners.remove(listener)
 
-    def _read(self, name: str) -> Tensor:
-        """Return a parameter as it is stored, with the changes to it, in the dtype and on the device it is computed with."""
+    def original(self, name: str) -> Tensor:
+        """Return a parameter as it is stored, on the CPU and not to be written to."""
         where = self.stored[name]
         with safe_open(where.file, framework="pt") as file:
-            tensor: Tensor = file.get_tensor(where.key).to(where.dtype, copy=True)  # a copy: the file is only mapped
+            tensor: Tensor = file.get_tensor(where.key)
+        return tensor.to(where.dtype)
+
+    def _read(self, name: str) -> Tensor:
+        """Return a parameter as it is stored, with the changes to it, in the dtype and on the device it is computed with."""
+        tensor = self.original(name).clone()  # the file is only mapped
         if self.dtype is not None:
             tensor = tensor.to(self.dtype)
         if self.device.type == "cuda":
@@ -196,6 +209,18 @@ class DiskWeight(Weight):
         super().write(index, values)
         changes = self._disk.changes.setdefault(self.info.name, {})
         changes.update(zip(index.tolist(), values.detach().to(self.parameter), strict=True))
+
+
+    def restore(self, index: Tensor, held: Tensor) -> None:
+        """Bring back numbers that ``held`` gave; what the file says anyway is no change any more."""
+        super().restore(index, held)
+        changes = self._disk.changes.get(self.info.name, {})
+        original = self._disk.original(self.info.name)[torch.unravel_index(index.cpu(), self.info.shape)]
+        for place, number, before in zip(index.tolist(), held.cpu(), original.to(held.dtype), strict=True):
+            if place in changes and number.view(-1).view(torch.uint8).equal(before.view(-1).view(torch.uint8)):
+                del changes[place]
+        if not changes:
+            self._disk.changes.pop(self.info.name, None)
 
 
 def disk_weights(model: Any, table: Mapping[str, ParameterInfo], disk: DiskBlocks) -> dict[str, Weight]:

@@ -85,7 +85,7 @@ def load_model(section: ModelSection, progress: Progress | None = None) -> Loade
     with quiet(), explained(section), checked_afterwards():
         if section.residency == "disk":
             config = transformers.AutoConfig.from_pretrained(source.location, **shared)
-            placed = placement(skeleton(config, section), device)
+            placed = placement(skeleton(config, section), device, dtype)
         model, report = transformers.AutoModelForCausalLM.from_pretrained(
             source.location,
             dtype=dtype,

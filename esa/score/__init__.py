@@ -1,9 +1,11 @@
 """Score every weight: metrics, the passes that feed them, and the artifact they leave."""
 
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from esa.artifact import Step, marking_failures
 from esa.artifact.space import size_text
 from esa.artifact.steps import OUTPUTS
 from esa.data import TokenWindows, calibration_windows, source_hash
-from esa.errors import EsaError, ModelError
+from esa.errors import EsaError, ModelError, SpecError
 from esa.model import (
     LoadedModel,
     ParameterInfo,
@@ -30,9 +32,11 @@ from esa.progress import Progress, Recording
 from esa.registry import METRIC_KEYS, unread_keys
 from esa.score.collect import KINDS, Collector
 from esa.score.engine import Effort, Engine, load_metrics
+from esa.score.exchange import gather_rows
 from esa.score.memory import effort_of, strategy_of
 from esa.score.metric import Metric, Needs
 from esa.score.parts import DenseMaps, Parts, seeds_of
+from esa.score.ranks import ALONE, Ranks, joined
 from esa.score.reduce import Indices, reduce_scores
 from esa.score.scored import ScoredTensor
 from esa.score.strategy import Strategy
@@ -41,7 +45,7 @@ from esa.spec import Spec
 TABLES = {f"{kind.partition('/')[0]}.parquet": kind for kind in KINDS}
 _PARTS = ".parts-"  # of one step: a folder given by name may hold what another killed step left
 
-__all__ = ["TABLES", "ScoreResult", "run", "score_step"]
+__all__ = ["TABLES", "ScoreResult", "joined", "run", "score_step"]
 
 
 @dataclass(frozen=True)
@@ -69,39 +73,51 @@ def run(
     root: Path = OUTPUTS,
     force: bool = False,
     progress: Progress | None = None,
+    ranks: Ranks = ALONE,
 ) -> ScoreResult:
     """Score the model of ``spec`` and write ``scores``, ``tensors``, ``histogram`` and ``margins`` as Parquet.
 
     ``score.dense`` adds every score: ``dense/<metric>[.<seed>].safetensors``, float32 under the parameters' names.
 
     A complete step is reused; a broken one goes on at the next seed. ``loaded`` saves loading the model again.
-    Raises EsaError for content: spec, text, model, NaN scores. Cost: per seed one shared pass over its windows.
+    ``ranks``: the processes that share the windows, from :func:`joined`; each calls this function, the first one writes.
+    Raises EsaError for content: spec, text, model, NaN scores; LostError where another process is gone. Cost: per seed one
+    shared pass over its windows.
     """
     progress = Recording(progress)
+    _require_windows(spec, ranks)
     step = score_step(spec, root, out, loaded)
-    if step.reusable(force=force):
+    if ranks.decide(lambda: step.reusable(force=force)):
         require_same_model(step, loaded)
         progress.note(f"score: {step.folder} is complete")
         return ScoreResult(step.folder, step.id, reused=True)
     _require_second_derivatives(spec)
-    loaded = loaded or load_model(spec.model, progress)
+    _tell_of_processes(spec, ranks, progress)
+    loaded = loaded or load_model(ranks.place(spec.model), progress)
     chosen = eligible(loaded.table, spec.score.include, spec.score.exclude)
     metrics = load_metrics(spec.score.metrics, spec.score.reduction)
     _require_range(metrics, loaded)
     model = footprint_of(loaded.model, spec.model, loaded.table)
     effort = effort_of(spec, model)
     _warn_of_keys(spec, progress)
-    strategy, stages = strategy_of(spec, model, effort, memory_room(spec.model, loaded.device), step.folder)
+    room = memory_room(spec.model, loaded.device)
+    if loaded.device.type == "cpu" and spec.model.memory_budget is None:
+        room //= ranks.local_size
+    strategy, stages = strategy_of(spec, model, effort, room, step.folder)
+    strategy = replace(strategy, **json.loads(ranks.tell(lambda: _in_words(strategy))))
     stage = max(stages, key=lambda name: stages[name])
     if (budget := spec.model.memory_budget) is not None and stages[stage] > budget:
-        progress.warn(f"model.memory_budget: {size_text(budget)}; {stage} is predicted to hold {size_text(stages[stage])}")
+        progress.warn(
+            f"model.memory_budget: {size_text(budget)}; {stage} is predicted to hold {size_text(stages[stage])}"
+        )
     windows = calibration_windows(spec.calibration, loaded.tokenizer, spec.score.seeds, progress)
     longest = max(windows[seed].longest for seed in spec.score.seeds)
     check_context(loaded.model, longest, "calibration.length", progress)
-    if not step.begin(force=force):  # another process finished it while the model was loaded
+    ranks.require_same(step.id, loaded.facts["fingerprint"], *(windows[seed].sha256 for seed in spec.score.seeds))
+    if not ranks.decide(lambda: step.begin(force=force)):  # another run finished it while the model was loaded
         return ScoreResult(step.folder, step.id, reused=True)
     parts = Parts(step.folder / f"{_PARTS}{step.id}-{loaded.facts['fingerprint'][:12]}")
-    if force:
+    if force and ranks.first:
         shutil.rmtree(parts.folder, ignore_errors=True)
     large: dict[str, Indices] = {}
     by_seed: dict[int | None, list[Metric]] = {}
@@ -110,13 +126,28 @@ def run(
             by_seed.setdefault(seed, []).append(metric)
     said: list[dict[str, Any]] = []
     for seed in [seed for seed in (None, *spec.score.seeds) if seed in by_seed]:
-        if (known := parts.done(seed)) is not None:
+        known = json.loads(ranks.tell(partial(_done, parts, seed)))
+        if known is not None:
             progress.warnings += known["warnings"]
         else:
             known = _score_pass(
-                spec, seed, by_seed[seed], loaded, chosen, windows, effort, strategy, large, step, parts, progress
+                spec,
+                seed,
+                by_seed[seed],
+                loaded,
+                chosen,
+                windows,
+                effort,
+                strategy,
+                large,
+                step,
+                parts,
+                progress,
+                ranks,
             )
         said += [{"seed": seed, **one} for one in known["super_weights"]]
+    if not ranks.first:
+        return ScoreResult(step.folder, step.id, reused=False)
     ordered = [(metric, seed) for metric in metrics for seed in seeds_of(metric, spec.score.seeds)]
     parts.join(step, ordered, chosen)
     dense = parts.move_dense(step.folder, ordered) if spec.score.dense else {}
@@ -127,6 +158,7 @@ def run(
         data=[windows[seed].facts(seed) for seed in spec.score.seeds],
         seeds=list(spec.score.seeds),
         effort=asdict(effort),
+        **({"processes": ranks.size} if ranks.size > 1 else {}),
         **({"super_weights": said} if "super_activation" in spec.score.metrics else {}),
     )
     for leftover in step.folder.glob(f"{_PARTS}*"):
@@ -147,13 +179,15 @@ def _score_pass(
     step: Step,
     parts: Parts,
     progress: Recording,
+    ranks: Ranks,
 ) -> dict[str, Any]:
     """Score one seed (None: what needs no data), leave its parts, and return what is to be said of it."""
     known = len(progress.warnings)
     order = {name: i for i, name in enumerate(chosen)}
     collectors = {metric.name: Collector(step.id, metric.name, seed, order) for metric in metrics}
+    dense = spec.score.dense
     try:
-        with DenseMaps(parts, step, metrics, seed, chosen) if spec.score.dense else nullcontext() as maps:
+        with DenseMaps(parts, step, metrics, seed, chosen) if dense and ranks.first else nullcontext() as maps:
 
             def emit(metric: Metric, info: ParameterInfo, _: Tensor, scores: ScoredTensor, __: Tensor | None) -> None:
                 reduced = reduce_scores(scores, spec.score.keep, seed or 0, large.get(info.name))
@@ -163,16 +197,52 @@ def _score_pass(
                 if maps is not None:
                     maps.write(metric.name, info.name, scores)
 
-            engine = Engine(loaded, chosen, metrics, emit, progress, effort, strategy)
+            # One process writes the dense maps: it scores every tensor.
+            owners = {} if dense else ranks.owners(chosen)
+            engine = Engine(loaded, chosen, metrics, emit, progress, effort, strategy, ranks, owners)
             engine.run(None if seed is None else windows[seed], seed or 0)
+        gather_rows(ranks, collectors)
     except EsaError:
-        with suppress(OSError):  # finished passes lie in it
-            parts.folder.rmdir()
-        step.abandon(unless=parts.folder)
+        if ranks.first:
+            with suppress(OSError):  # finished passes lie in it
+                parts.folder.rmdir()
+            step.abandon(unless=parts.folder)
         raise
     said = {"warnings": progress.warnings[known:], "super_weights": engine.super_weights}
-    parts.write(seed, collectors, **said)
+    if ranks.first:
+        parts.write(seed, collectors, **said)
     return said
+
+
+def _done(parts: Parts, seed: int | None) -> str:
+    """Return what a finished pass left to say, as JSON; null if it is not finished."""
+    return json.dumps(parts.done(seed))
+
+
+def _in_words(strategy: Strategy) -> str:
+    """Return how a pass runs, as JSON: every process goes about it as the first does."""
+    return json.dumps({"keep_graphs": strategy.keep_graphs, "waves": strategy.waves, "in_files": strategy.in_files})
+
+
+def _require_windows(spec: Spec, ranks: Ranks) -> None:
+    """Raise SpecError where a process would have no window."""
+    if ranks.size > spec.calibration.windows:
+        raise SpecError(
+            [f"calibration.windows: {spec.calibration.windows} cannot be split over {ranks.size} processes"],
+            hint=f"--nproc-per-node {spec.calibration.windows} at most, or more windows",
+        )
+
+
+def _tell_of_processes(spec: Spec, ranks: Ranks, progress: Recording) -> None:
+    """Note how several processes go about the step, and what the first one does alone."""
+    if ranks.size == 1:
+        return
+    threads = torch.get_num_threads()
+    progress.note(f"{ranks.size} processes share the windows; CPU threads of each: {threads} (--threads)")
+    if "super_activation" in spec.score.metrics:
+        progress.note("super_activation: the first process alone looks at all windows, for its peaks have no parts")
+    if spec.score.dense:
+        progress.note("score.dense: the first process alone scores, for it writes the maps")
 
 
 def _warn_of_keys(spec: Spec, progress: Progress) -> None:

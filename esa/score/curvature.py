@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from esa.errors import ModelError
 from esa.model import LoadedModel, ParameterInfo
 from esa.progress import Progress
 from esa.score.labels import window_loss
+from esa.score.ranks import ALONE, Ranks
 from esa.score.streaming import Window, differentiable
 from esa.spec import derive_seed
 
@@ -28,16 +30,17 @@ class Curvature:
 @contextmanager
 def eager_attention(model: Any) -> Iterator[None]:
     """Run attention as plain matrix products for a while: fused kernels have no second derivative."""
-    config = model.config
-    before = config._attn_implementation
-    if before == "eager" or not hasattr(model, "set_attn_implementation"):
-        yield
-        return
-    model.set_attn_implementation("eager")
+    before = model.config._attn_implementation
+    change = before != "eager" and hasattr(model, "set_attn_implementation")
+    if change:
+        model.set_attn_implementation("eager")
     try:
-        yield
+        # A model that chose its kernel when it was made, such as Falcon, calls it all the same.
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
     finally:
-        model.set_attn_implementation(before)
+        if change:
+            model.set_attn_implementation(before)
 
 
 def rademacher(like: Tensor, seed: int, window: int, probe: int, name: str) -> Tensor:
@@ -55,8 +58,12 @@ def hutchinson(
     seed: int,
     progress: Progress,
     label: str = "curvature",
+    ranks: Ranks = ALONE,
+    owners: Mapping[str, int] | None = None,
 ) -> dict[str, Curvature]:
     """Return the signed diagonal of the Hessian of L per chosen parameter, its standard error, and the gradient of L.
+
+    ``windows`` are those of all processes: each takes its share, and returns the parameters that it is the owner of.
 
     Per window n, m probes give samples ``z * (H_n z)``, z zero outside of ``chosen``; with shares a_n = T_n / sum T of the
     predicted tokens the estimate is ``sum_n a_n mean_m`` and its variance ``sum_n a_n^2 var_m / m``. With one probe there is
@@ -69,9 +76,10 @@ def hutchinson(
     mean = [torch.zeros(t.shape, dtype=torch.float32, device=t.device) for t in tensors]
     variance = [torch.zeros_like(m) for m in mean] if probes > 1 else []
     slope = [torch.zeros_like(m) for m in mean]
-    progress.start(label, len(windows) * (probes + 1))
+    mine = ranks.share(windows)
+    progress.start(label, len(mine) * (probes + 1))
     with differentiable(loaded, chosen), eager_attention(loaded.model):
-        for window in windows:
+        for window in mine:
             ids, share = window.ids, (window.ids.numel() - 1) / total
             logits = loaded.model(input_ids=ids, use_cache=False).logits
             gradients = torch.autograd.grad(window_loss(logits, ids), tensors, create_graph=True, allow_unused=True)
@@ -101,8 +109,14 @@ def hutchinson(
                     spread = second[i].sub_(first[i].square_().div_(probes)).clamp_(min=0)
                     variance[i].add_(spread, alpha=share**2 / (probes * (probes - 1)))
     progress.finish()
-    errors: list[Tensor | None] = [v.sqrt_() for v in variance] if variance else [None] * len(names)
-    return {name: Curvature(m, e, g) for name, m, e, g in zip(names, mean, errors, slope)}
+    found = {}
+    for i, name in enumerate(names):
+        owner = (owners or {}).get(name, 0)
+        for total_sum in (mean[i], slope[i], *variance[i : i + 1]):
+            ranks.add(total_sum, owner)
+        if ranks.rank == owner:
+            found[name] = Curvature(mean[i], variance[i].sqrt_() if variance else None, slope[i])
+    return found
 
 
 def _require_all(names: Sequence[str], gradients: Sequence[Tensor | None]) -> None:

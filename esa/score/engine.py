@@ -1,7 +1,9 @@
 """Score a model: one shared pass per seed feeds every metric, tensor by tensor, and only what is kept remains."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -13,11 +15,13 @@ from esa.model.input_tap import InputStatistics, InputTap
 from esa.progress import Progress
 from esa.registry import load
 from esa.score.curvature import hutchinson
+from esa.score.exchange import add_inputs
 from esa.score.gradients import SAMPLED, UPDATES, GradientSums
 from esa.score.labels import Labels
 from esa.score.metric import Metric, Needs, Statistics
 from esa.score.peaks import PeakWatch
 from esa.score.probe_groups import probe_groups
+from esa.score.ranks import ALONE, Ranks
 from esa.score.rounds import look_again
 from esa.score.scored import ScoredTensor
 from esa.score.strategy import Strategy
@@ -45,6 +49,8 @@ class Engine:
     ``emit(metric, info, weight, scores, usage)`` is called once per metric and parameter, as soon as the parameter's
     statistics are complete; nothing is kept afterwards. ``strategy`` says how much is held at once, and changes no score.
     ``super_weights`` tells what each round of super_activation found.
+    ``ranks``: several processes share the windows; each emits the tensors that ``owners`` gives it, the first those that
+    nobody has, and all of super_activation, whose peaks are found among all windows at once.
     """
 
     loaded: LoadedModel
@@ -54,6 +60,8 @@ class Engine:
     progress: Progress
     effort: Effort = field(default_factory=Effort)
     strategy: Strategy = field(default_factory=Strategy)
+    ranks: Ranks = ALONE
+    owners: Mapping[str, int] = field(default_factory=dict)
     super_weights: list[dict[str, Any]] = field(init=False, default_factory=list)
     _without: dict[str, list[str]] = field(init=False, default_factory=dict)  # metric -> tensors it has no meaning for
 
@@ -62,14 +70,16 @@ class Engine:
         needs = {metric.needs for metric in self.metrics}
         if needs <= {Needs.WEIGHTS}:
             for name in self.chosen:
-                self._score(name, Statistics(), self.metrics)
+                if self._owner(name) == self.ranks.rank:
+                    self._score(name, Statistics(), self.metrics)
             return
         assert windows is not None
         cut = [Window(n, torch.tensor([ids], device=self.loaded.device)) for n, ids in enumerate(windows.ids)]
         self._curvature(cut, seed, [m for m in self.metrics if m.needs == Needs.DOUBLE_BACKWARD])
         self._shared_pass(cut, seed, [m for m in self.metrics if m.needs != Needs.DOUBLE_BACKWARD])
         for metric in self.metrics:
-            if names := self._without.get(metric.name, []):
+            without = self.ranks.union(self._without.get(metric.name, []), list(self.chosen))
+            if names := [name for name in self.chosen if name in without]:
                 text = f"{metric.name} scores {len(self.chosen) - len(names)} of {len(self.chosen)} tensors"
                 if metric.partial:
                     self.progress.note(text)
@@ -83,8 +93,10 @@ class Engine:
         groups = probe_groups(self.chosen, self.effort.probe_groups)
         for number, group in enumerate(groups):
             label = "curvature" if len(groups) == 1 else f"curvature {number + 1}/{len(groups)}"
-            found = hutchinson(self.loaded, windows, group, self.effort.probes, seed, self.progress, label)
-            for name in group:
+            found = hutchinson(
+                self.loaded, windows, group, self.effort.probes, seed, self.progress, label, self.ranks, self.owners
+            )
+            for name in [name for name in group if name in found]:
                 curvature = found.pop(name)
                 statistics = Statistics(
                     gradients={"mean_gradient": curvature.gradient},
@@ -94,13 +106,20 @@ class Engine:
                 self._score(name, statistics, metrics)
 
     def _shared_pass(self, windows: Sequence[Window], seed: int, metrics: Sequence[Metric]) -> None:
-        """Feed the metrics of activations and gradients from one pass; peaks have one of their own where that goes in waves."""
-        strategy = self.strategy
+        """Feed the metrics of activations and gradients from one pass over this process's share of the windows.
+
+        Peaks have one of their own where that goes in waves, or where it does not see all windows.
+        """
+        strategy, ranks = self.strategy, self.ranks
+        mine = ranks.share(windows)
         streamed = [metric for metric in metrics if metric.name != _PEAKS]
         peaks = [metric for metric in metrics if metric.name == _PEAKS]
-        watch = PeakWatch(self.loaded, self.chosen, self.effort.peak_ratio) if peaks else None
+        watch = PeakWatch(self.loaded, self.chosen, self.effort.peak_ratio) if peaks and ranks.first else None
+        if self.loaded.disk is not None:
+            self.loaded.disk.leave()  # what stays in memory throughout is not of a block
+        parameters = self.loaded.parameters()
         reads_inputs = any(metric.needs == Needs.FORWARD for metric in streamed)
-        tap = InputTap({name: self.loaded.weights[name].parameter for name in self.chosen}) if reads_inputs else None
+        tap = InputTap({name: parameters[name] for name in self.chosen}) if reads_inputs else None
         if tap is not None:
             tap.num_tokens = sum(window.ids.numel() for window in windows)
         wanted = [name for metric in streamed for name in metric.gradients]
@@ -108,27 +127,39 @@ class Engine:
         labels = Labels(any(name in UPDATES for name in wanted), resamples, seed)
         sums = GradientSums(wanted, [window.ids.numel() - 1 for window in windows], labels, strategy.zeros)
 
+        @cache
+        def add_up_inputs() -> None:
+            if tap is not None:  # it saw all it will see when the first parameter is done
+                add_inputs(ranks, tap, self.loaded.device)
+
         def on_done(names: Sequence[str]) -> None:
+            add_up_inputs()
             for name in names:
-                statistics = self._inputs(name, tap)
-                statistics.gradients = sums.take(name) if wanted else {}
-                self._score(name, statistics, streamed)
+                owner, shape = self._owner(name), self.chosen[name].shape
+                gradients = sums.take(name, shape, self.loaded.device, ranks, owner) if wanted else {}
+                if owner == ranks.rank:
+                    statistics = self._inputs(name, tap)
+                    statistics.gradients = gradients
+                    self._score(name, statistics, streamed)
 
         def on_gradient(name: str, window: int, draw: int, gradient: Tensor, rows: Tensor | None) -> None:
             sums.add(name, window, draw, gradient, rows, self.chosen[name].shape)
 
-        apart = watch is not None and bool(wanted) and (strategy.keep_graphs or strategy.waves > 1)
-        if apart:
-            forward_pass(self.loaded, windows, None, self.progress, watch)
-        if wanted:
-            backward_pass(
-                self.loaded, windows, self.chosen, tap, on_gradient, on_done, self.progress, labels,
-                None if apart else watch, waves=strategy.waves, keep_graphs=strategy.keep_graphs,
-            )  # fmt: skip
-        else:
-            if tap is not None or watch is not None:
-                forward_pass(self.loaded, windows, tap, self.progress, watch)
-            on_done(list(self.chosen))
+        with self.loaded.disk.telling(tap.look_at) if tap is not None and self.loaded.disk else nullcontext():
+            waits = bool(wanted) and (strategy.keep_graphs or strategy.waves > 1)
+            apart = watch is not None and (waits or ranks.size > 1)
+            if apart:
+                forward_pass(self.loaded, windows, None, self.progress, watch)
+            if wanted:
+                backward_pass(
+                    self.loaded, mine, self.chosen, tap, on_gradient, on_done, self.progress, labels,
+                    None if apart else watch, waves=strategy.waves, keep_graphs=strategy.keep_graphs,
+                    agree=lambda reached: ranks.union(reached, list(self.chosen)),
+                )  # fmt: skip
+            else:
+                if tap is not None or (watch is not None and not apart):
+                    forward_pass(self.loaded, mine, tap, self.progress, None if apart else watch)
+                on_done(list(self.chosen))
         if watch is not None:
             found, self.super_weights = look_again(
                 self.loaded, self.chosen, windows, peaks[0], watch, self.effort.rounds, self.progress
@@ -151,6 +182,9 @@ class Engine:
         statistics.rms_input = _add(rms)
         statistics.usage = next(iter(tap.statistics[name].values())).rows / tap.num_tokens
         return statistics
+
+    def _owner(self, name: str) -> int:
+        return self.owners.get(name, 0)
 
     def _score(self, name: str, statistics: Statistics, metrics: Sequence[Metric]) -> None:
         weight = self.loaded.weights[name].values()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from esa.score.labels import Labels
 from esa.score.pieces import num_rows
+from esa.score.ranks import ALONE, Ranks
 
 Update = Callable[[Tensor, Tensor, int], Tensor]  # accumulator, gradient, T_n -> accumulator
 Zeros = Callable[[Sequence[int], torch.device], Tensor]  # shape, device -> float32 zeros
@@ -91,12 +92,22 @@ class GradientSums:
             sums = self._sums[parameter] = _Sums({name: self._zeros(shape, device) for name in names})
         return sums
 
-    def take(self, parameter: str) -> dict[str, Tensor]:
-        """Return the parameter's means over windows, and the standard error where there is one; forget them."""
+    def take(
+        self, parameter: str, shape: Sequence[int], device: torch.device, ranks: Ranks = ALONE, owner: int = 0
+    ) -> dict[str, Tensor]:
+        """Return the parameter's means over windows, and the standard error where there is one; forget them.
+
+        They are over the windows of all processes in that of rank ``owner``; the others have none.
+        """
         total = sum(self.predicted)
+        self.open(parameter, shape, device)  # no window of this process may have reached it
         found = {
             name: tensor for name, tensor in self._sums.pop(parameter).tensors.items() if name not in (_FIRST, _SECOND)
         }
+        for tensor in found.values():
+            ranks.add(tensor, owner)
+        if ranks.rank != owner:
+            return {}
         for name, tensor in found.items():
             step = num_rows(tensor.shape, tensor.device)
             for start in range(0, len(tensor), step):

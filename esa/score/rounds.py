@@ -67,7 +67,7 @@ def look_again(
             )
     finally:
         for one in reversed(zeroed):
-            loaded.weights[one.parameter].write(one.index, one.held)
+            loaded.weights[one.parameter].restore(one.index, one.held)
     return peaks, found
 
 

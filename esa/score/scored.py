@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from esa.model import ParameterInfo
@@ -68,19 +69,19 @@ class ScoredTensor:
             scores = (
                 _cut_scores(self.whole, piece.at)
                 if self.metric.whole
-                else self.metric.score(part, _cut(self._statistics, piece.at))
+                else self.metric.score(part, _cut(self._statistics, piece.at, weight.device))
             )
             yield ScoredPiece(piece, part.to(device), scores.to(device))
 
 
-def _cut(statistics: Statistics, at: tuple[slice, ...]) -> Statistics:
-    """Return the statistics of a piece: what has no extent along an axis serves every piece."""
+def _cut(statistics: Statistics, at: tuple[slice, ...], device: torch.device) -> Statistics:
+    """Return the statistics of a piece, where its weights are: what has no extent along an axis serves every piece."""
     found: dict[str, Any] = {}
     for field in fields(statistics):
         value = getattr(statistics, field.name)
         if isinstance(value, Tensor) and field.name != "usage":
-            found[field.name] = _part(value, at)
-    gradients = {name: _part(tensor, at) for name, tensor in statistics.gradients.items()}
+            found[field.name] = _part(value, at).to(device)
+    gradients = {name: _part(tensor, at).to(device) for name, tensor in statistics.gradients.items()}
     return replace(statistics, gradients=gradients, **found)
 
 

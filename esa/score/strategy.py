@@ -1,6 +1,7 @@
 """How a score pass runs: how much it holds at once, and where. No score depends on it."""
 
 import math
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,9 +31,9 @@ class Strategy:
     folder: Path | None = None
 
     def zeros(self, shape: Sequence[int], device: torch.device) -> Tensor:
-        """Return float32 zeros, in memory or mapped from a file that is gone with the tensor.
+        """Return float32 zeros: in memory on ``device``, or mapped from a file that is gone with the tensor, on the CPU.
 
-        Raises EsaError where the disk has no room.
+        Raises EsaError where the disk has no room; the room is taken at once, so that no later write finds it gone.
         """
         number = math.prod(shape)
         if self.in_files is None or number < self.in_files:
@@ -41,5 +42,8 @@ class Strategy:
         self.folder.mkdir(parents=True, exist_ok=True)
         require_space(self.folder, number * _FLOAT, "accumulators of one tensor")
         with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".sums-") as file:  # mapped, it outlives its name
-            file.truncate(number * _FLOAT)
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, number * _FLOAT)
+            else:  # macOS
+                file.truncate(number * _FLOAT)
             return torch.from_file(file.name, shared=True, size=number, dtype=torch.float32).view(tuple(shape))

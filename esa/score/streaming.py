@@ -25,6 +25,7 @@ OnGradient = Callable[
     [str, int, int, Tensor, Tensor | None], None
 ]  # parameter, window, draw, gradient, rows (None: all)
 OnDone = Callable[[Sequence[str]], None]  # the parameters whose statistics are complete
+Agree = Callable[[set[str]], set[str]]  # what this process's windows reached -> what any process's did
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ def backward_pass(
     *,
     waves: int = 1,
     keep_graphs: bool = False,
+    agree: Agree = lambda reached: reached,
 ) -> None:
     """Hand out every window's gradient of its mean NLL, parameter by parameter.
 
@@ -98,11 +100,12 @@ def backward_pass(
     ``waves``: the windows go in so many parts, each forward and back before the next; what a parameter gets, and in which
     order, is the same. ``keep_graphs``: forward once, each window back at once; else every block runs forward twice. Backward
     once per draw. Memory: boundary activations of a wave, or one window's graph; gradients of one block and of what lies
-    outside the blocks. Raises ModelError if a chosen parameter is reached by no gradient.
+    outside the blocks. ``agree``: where several processes share the windows. Raises ModelError if a chosen parameter is
+    reached by no gradient.
     """
     assert watch is None or (waves == 1 and not keep_graphs), "a watch sees all windows pass one block, then the next"
     with differentiable(loaded, chosen):
-        back = _Backward(loaded, chosen, tap, on_gradient, labels, windows[0].ids)
+        back = _Backward(loaded, chosen, tap, on_gradient, labels, windows[0].ids, agree)
         if keep_graphs:
             progress.start("forward and backward", len(windows))
             for window in windows:
@@ -129,9 +132,10 @@ class _Backward:
         on_gradient: OnGradient,
         labels: Labels,
         ids: Tensor,
+        agree: Agree,
     ) -> None:
         self.loaded, self.stack, self.tap, self.labels = loaded, loaded.stack, tap, labels
-        self.on_gradient, self.chosen = on_gradient, chosen
+        self.on_gradient, self.chosen, self.agree = on_gradient, chosen, agree
         self.outside = [name for name, info in chosen.items() if info.block is None]
         self.in_embedding = _reached_by_embedding(loaded, ids, self.outside)
         self.token_table = _token_table(loaded.model)
@@ -174,6 +178,7 @@ class _Backward:
             upstream.append(self._head(known.pop().requires_grad_(), window))
             progress.advance()
         if on_done is not None:
+            self.reached = self.agree(self.reached)
             self._finish([name for name in self.outside if name in self.reached - self.in_embedding], on_done)
         for number in reversed(range(len(self.stack))):
             for n, window in enumerate(windows):
@@ -201,6 +206,7 @@ class _Backward:
     def _finish(self, names: Sequence[str], on_done: OnDone) -> None:
         """Call ``on_done`` for those of ``names`` that it was not called for. Raises ModelError for one that nothing reached."""
         left = [name for name in names if name not in self.done]
+        self.reached = self.agree(self.reached)
         _require_reached(left, self.reached)
         self.done.update(left)
         if left:

@@ -12,11 +12,14 @@ from esa import perturb, score
 from esa.artifact import find_table
 from esa.errors import ModelError
 from esa.model import LoadedModel, fingerprint, load_model
+from esa.perturb.apply import applied, plan_changes
 from esa.score.strategy import Strategy
+from esa.spec import generator
 from esa.spec.sections import Model
 from tests.conftest import build, make_tokenizer, tiny_spec
 from tests.score.naive import dense, engine_scores, unequal_windows
 
+NOISE = {"sigma": 0.5, "relative_to": "weight"}
 METRICS = ["magnitude", "act_mag", "wanda", "super_activation", "grad_x_weight", "grad_squared", "fisher_obd", "ggn_diag"]
 
 
@@ -99,6 +102,39 @@ def test_a_change_outlasts_its_block(folder: Path) -> None:
     disk.disk.bring(1)
     weight.write(index, held)
     disk.disk.leave()
+    assert fingerprint(disk.weights) == before
+
+
+def test_no_change_is_left_behind(folder: Path) -> None:
+    """What a perturbation restored is no change any more: campaigns of any length read blocks as fast as before."""
+    _, disk = both(folder)
+    name = next(name for name, info in disk.table.items() if info.block == 1 and len(info.shape) >= 2)
+    for repeat in range(3):
+        changes = plan_changes(disk, [(name, 7), (name, repeat)], "gauss_noise", NOISE, generator(repeat, "noise"))
+        with applied(disk, changes):
+            assert disk.disk is not None
+            assert disk.disk.changes
+        assert not disk.disk.changes
+
+
+def test_a_read_that_is_broken_off_leaves_no_half_block(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Ctrl-C while a block is read: none of it is in memory, and the model goes on as before."""
+    _, disk = both(folder)
+    assert disk.disk is not None
+    before = fingerprint(disk.weights)
+    disk.disk.leave()
+    read, count = disk.disk._read, iter(range(100))
+
+    def interrupted(name: str) -> Tensor:
+        if next(count) == 2:
+            raise KeyboardInterrupt
+        return read(name)
+
+    monkeypatch.setattr(disk.disk, "_read", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        disk.disk.bring(1)
+    assert blocks_here(disk) == set()
+    monkeypatch.undo()
     assert fingerprint(disk.weights) == before
 
 
