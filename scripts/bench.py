@@ -4,9 +4,9 @@
     python scripts/bench.py all [--json FILE] [--repeats 3]      # everything below; half an hour on 2 cores
     python scripts/bench.py score | curvature | rank | campaign | processes | help
 
-score:      seconds = a + b x tokens, from scoring act_mag and grad_x_weight at 2,048 and 16,384 tokens (the reduction of the scores
-            included, writing excluded). a: per metric and 1e8 weights. b: over that of a plain forward and backward over the
-            same windows, one by one; with a window's graph kept, and with every block's forward run again.
+score:      seconds = a + b x tokens, from scoring act_mag and grad_x_weight at 2,048 and 16,384 tokens (the reduction of the
+            scores included, writing excluded). a: per metric and 1e8 weights. b: over that of a plain forward and backward over
+            the same windows, one by one; with a window's graph kept, and with every block's forward run again.
 curvature:  one Hutchinson probe against one bare double-backward on a retained graph.
 rank:       ranking a score step's artifact against one pass of torch.topk over as many numbers.
 campaign:   cases over evenly spread blocks, from the first changed block on against whole forward passes.
@@ -36,8 +36,12 @@ MODEL = "smollm2-135m"
 
 def seconds(action: Callable[[], object]) -> float:
     """Return the wall time of a call."""
+    import torch
+
     began = time.perf_counter()
     action()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return time.perf_counter() - began
 
 
@@ -134,7 +138,7 @@ def bench_curvature(repeats: int) -> dict[str, Any]:
 
     loaded, texts, every = loaded_model(1, 128)
     chosen = {name: info for name, info in every.items() if info.block is not None and info.block >= 20}
-    window = Window(0, torch.tensor([texts.ids[0]]))
+    window = Window(0, torch.tensor([texts.ids[0]], device=loaded.device))
     tensors = [loaded.weights[name].source() for name in chosen]
 
     def bare(probes: int) -> float:
@@ -237,7 +241,51 @@ def bench_campaign(repeats: int, num_cases: int = 30, windows: int = 8, length: 
     }
 
 
-# PROCESSES
+PASS = """
+import json, sys, time
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from esa import score
+from esa.model import load_model
+from esa.spec import spec_from_dict
+
+model, windows, folder = json.loads(sys.argv[1])
+tree = {"name": "bench", "model": {"id": model, "device": "cpu"}, "calibration": {"windows": windows, "length": 256}}
+spec = spec_from_dict(tree)
+seconds, whole = [], score._score_pass
+
+def timed(*args, **kwargs):
+    start = time.perf_counter()
+    found = whole(*args, **kwargs)
+    seconds.append(time.perf_counter() - start)
+    return found
+
+score._score_pass = timed  # the pass with its rows on disk: no loading, no tables, no manifest
+with score.joined() as ranks:
+    loaded = load_model(ranks.place(spec.model))
+    score.run(spec, loaded=loaded, out=Path(folder), ranks=ranks)
+    if ranks.first:
+        print(seconds[0])
+"""
+
+
+def bench_processes(repeats: int, windows: int = 16) -> dict[str, Any]:
+    """Time a score pass in one process and in two that torchrun starts, one thread each, taking turns."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    ratios = []
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "pass.py"
+        script.write_text(PASS, encoding="utf-8")
+        for repeat in range(repeats):
+            times = []
+            for size in (1, 2):
+                given = json.dumps([MODEL, windows, f"{folder}/{size}-{repeat}"])
+                launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}"]
+                done = subprocess.run([*launch, str(script), given], env=environment, capture_output=True, check=True)
+                times.append(float(done.stdout.splitlines()[-1]))
+            ratios.append(times[0] / times[1])
+    return {"speed-up": shown("speed-up", ratios, f"of two processes over one, {windows} windows of 256")}
 
 
 def bench_help(repeats: int) -> dict[str, Any]:

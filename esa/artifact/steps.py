@@ -43,7 +43,7 @@ _NOT_READ = {
     ("eval", "model"): ("memory_budget",),
     ("perturb", "model"): ("memory_budget",),
 }
-_NEVER_READ = ("shape", "residency")  # of the model: one predicts and is checked, one says where the weights wait
+_NEVER_READ = ("shape", "residency", "device_map")  # of the model: what predicts and is checked, and where weights are
 
 
 def step_keys(step: str, spec: Spec) -> dict[str, Any]:

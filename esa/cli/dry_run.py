@@ -42,7 +42,9 @@ def _plan(spec: Spec, steps: Sequence[str], out: Path | None) -> list[str]:
     lines = ["", "passes"]
     if "score" in steps:
         from esa.score.memory import effort_of, passes, strategy_of
+        from esa.score.refusals import require_derivatives
 
+        require_derivatives(spec)
         effort = effort_of(spec, model)
         strategy, found = strategy_of(spec, model, effort, memory_room(spec.model, choose_device(spec.model.device)[0]))
         lines += [f"  score: {step}" for step in passes(spec, effort, strategy)]
@@ -56,7 +58,9 @@ def _plan(spec: Spec, steps: Sequence[str], out: Path | None) -> list[str]:
             f"  eval: {one.section.source}, {one.section.windows} windows of {one.section.length} tokens, forward"
             for one in combinations(spec)
         ]
-    held = {"none": f"{model.item_bytes} bytes each"}.get(spec.model.quantization, f"linear maps as {spec.model.quantization}")
+    held = {"none": f"{model.item_bytes} bytes each"}.get(
+        spec.model.quantization, f"linear maps as {spec.model.quantization}"
+    )
     where = ", one block of them in memory at a time" if model.on_disk else ""
     lines += ["", f"memory ({model.num_parameters:,} weights, {held}{where})"]
     if "perturb" in steps or "eval" in steps:

@@ -72,9 +72,7 @@ def placement(skeleton: Any, device: torch.device, dtype: torch.dtype) -> Placem
     device_map = {f"{name}.{number}": "disk" for number in range(len(blocks))}
     every = [*skeleton.named_parameters(remove_duplicate=False), *skeleton.named_buffers(remove_duplicate=False)]
     device_map |= {
-        owner: str(device)
-        for owner in (one.rpartition(".")[0] for one, _ in every)
-        if not owner.startswith(f"{name}.")
+        owner: str(device) for owner in (one.rpartition(".")[0] for one, _ in every) if not owner.startswith(f"{name}.")
     }
     return Placement(device_map, tempfile.mkdtemp(prefix="esa-blocks-"))
 
@@ -168,9 +166,8 @@ class DiskBlocks:
         if self.dtype is not None:
             tensor = tensor.to(self.dtype)
         if self.device.type == "cuda":
-            tensor = tensor.pin_memory().to(self.device, non_blocking=True)
-        else:
-            tensor = tensor.to(self.device)
+            tensor = tensor.pin_memory()
+        tensor = tensor.to(self.device, non_blocking=self.device.type == "cuda")
         if changed := self.changes.get(name):
             index = torch.tensor(list(changed), device=self.device)
             values = torch.stack(list(changed.values())).to(self.device)
@@ -209,7 +206,6 @@ class DiskWeight(Weight):
         super().write(index, values)
         changes = self._disk.changes.setdefault(self.info.name, {})
         changes.update(zip(index.tolist(), values.detach().to(self.parameter), strict=True))
-
 
     def restore(self, index: Tensor, held: Tensor) -> None:
         """Bring back numbers that ``held`` gave; what the file says anyway is no change any more."""

@@ -69,7 +69,9 @@ def load_model(section: ModelSection, progress: Progress | None = None) -> Loade
         require_safetensors(source.gguf)
     progress.note(f"loading {named} as {section.dtype}{codes} on {device} ({why})")
     if section.quantization == "int8":
-        progress.note("int8 maps round their inputs too: to 8 bits per token, outliers apart, which a whole batch decides")
+        progress.note(
+            "int8 maps round their inputs too: to 8 bits per token, outliers apart, which a whole batch decides"
+        )
     if commit is None and section.revision is not None:
         progress.warn(f"model.revision = '{section.revision}' is of the hub; {section.id} is local and has none")
     dtype = getattr(torch, section.dtype)
@@ -93,6 +95,7 @@ def load_model(section: ModelSection, progress: Progress | None = None) -> Loade
             output_loading_info=True,
             **quantized,
             **(placed.arguments() if placed is not None else {}),
+            **({"device_map": section.device_map} if section.device_map != "none" else {}),
             **shared,
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(source.location, **shared)
@@ -139,7 +142,7 @@ def prepare(
         if kind == "none":
             quantize(model, section.quantization, compute, device)
         move(model, wider, device)
-    elif placed is not None:
+    elif placed is not None or section.device_map != "none":
         model.to(dtype=wider)
     else:
         model.to(device=device, dtype=wider)

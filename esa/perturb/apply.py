@@ -76,14 +76,14 @@ def plan_changes(
             scales = scales_of(weight)
             first = scales.first(index)
             before = scales.stored(first)
-            place = Place(weight.values(), weight.info, first, draw)
+            place = Place(weight.values, weight.info, first, draw)
             changes.append(Change(name, first, before, function(before.clone(), options, place), scales=True))
         elif isinstance(weight, QuantizedWeight) and method == "bit_flip":
             codes = flip_codes(weight.held(index), weight.code_bits, weight.signed, options, draw)
             changes.append(_code_change(weight, index, codes))
         else:
             before = weight.stored(index)
-            after = function(before.clone(), options, Place(weight.values(), weight.info, index, draw))
+            after = function(before.clone(), options, Place(weight.values, weight.info, index, draw))
             if isinstance(weight, QuantizedWeight):
                 changes.append(_code_change(weight, index, weight.encode(index, after)))
             else:

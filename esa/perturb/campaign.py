@@ -211,5 +211,5 @@ def floor_targets(
 def _value(loaded: LoadedModel, target: Target) -> float:
     """Return a weight's value; 0 where it is not finite, since it has no neighbour to be rewritten to."""
     weight = loaded.weights[target[0]]
-    value = float(weight.values()[torch.unravel_index(torch.tensor(target[1]), weight.info.shape)])
+    value = float(weight.stored(torch.tensor([target[1]])))
     return value if math.isfinite(value) else 0.0

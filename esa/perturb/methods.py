@@ -4,7 +4,7 @@ Every method has the signature ``method(values, options, place) -> new values``:
 tensor, in the dtype their bits live in, in address order; ``place`` says where they sit and lends the named random stream.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +22,9 @@ MANTISSA_BITS = {torch.float32: 23, torch.bfloat16: 7, torch.float16: 10}
 
 @dataclass
 class Place:
-    """Where the touched weights sit: their tensor, its description, their indices, and the case's random stream."""
+    """Where the touched weights sit: the numbers of their tensor on demand, its description, their indices; the case's draws."""
 
-    weight: Tensor
+    values: Callable[[], Tensor]
     info: ParameterInfo
     index: Tensor  # (touched,), row-major, ascending
     draw: np.random.Generator
@@ -57,7 +57,7 @@ def mean(values: Tensor, options: Mapping[str, Any], place: Place) -> Tensor:
     Raises EsaError for a tensor without that axis. Source: mean ablation, as of activations in Wang et al.,
     Interpretability in the Wild, ICLR 2023, applied to weights.
     """
-    over, info, weight = options["over"], place.info, place.weight
+    over, info, weight = options["over"], place.info, place.values()
     if over == "tensor":
         return torch.full_like(values, float(wide_mean(weight)))
     axis = {"output": info.output_axis, "input": info.input_axis}[over]
@@ -100,8 +100,9 @@ def gauss_noise(values: Tensor, options: Mapping[str, Any], place: Place) -> Ten
     if options["relative_to"] == "weight":
         relative = exact.abs()
     elif options["relative_to"] == "tensor_std":
-        center = float(wide_mean(place.weight))
-        square = float(wide_norm(place.weight)) ** 2 / place.weight.numel()
+        weight = place.values()
+        center = float(wide_mean(weight))
+        square = float(wide_norm(weight)) ** 2 / weight.numel()
         relative = max(0.0, square - center**2) ** 0.5
     else:
         relative = 1.0

@@ -16,7 +16,7 @@ from esa.artifact import Step, marking_failures
 from esa.artifact.space import size_text
 from esa.artifact.steps import OUTPUTS
 from esa.data import TokenWindows, calibration_windows, source_hash
-from esa.errors import EsaError, ModelError, SpecError
+from esa.errors import EsaError, SpecError
 from esa.model import (
     LoadedModel,
     ParameterInfo,
@@ -38,6 +38,7 @@ from esa.score.metric import Metric, Needs
 from esa.score.parts import DenseMaps, Parts, seeds_of
 from esa.score.ranks import ALONE, Ranks, joined
 from esa.score.reduce import Indices, reduce_scores
+from esa.score.refusals import require_derivatives, require_range
 from esa.score.scored import ScoredTensor
 from esa.score.strategy import Strategy
 from esa.spec import Spec
@@ -91,7 +92,7 @@ def run(
         require_same_model(step, loaded)
         progress.note(f"score: {step.folder} is complete")
         return ScoreResult(step.folder, step.id, reused=True)
-    _require_second_derivatives(spec)
+    require_derivatives(spec)
     _tell_of_processes(spec, ranks, progress)
     loaded = loaded or load_model(ranks.place(spec.model), progress)
     chosen = eligible(loaded.table, spec.score.include, spec.score.exclude)
@@ -254,32 +255,7 @@ def _warn_of_keys(spec: Spec, progress: Progress) -> None:
             progress.warn(f"score.{key} = {value!r} is read by {readers} alone, and none of them is scored")
 
 
-def _require_second_derivatives(spec: Spec) -> None:
-    """Raise ModelError for curvature where there is no second derivative: of layers of codes, or a block at a time from disk."""
-    names = [name for name in spec.score.metrics if name in METRIC_KEYS["probes"]]
-    if spec.model.residency == "disk" and names:
-        raise ModelError(
-            f"'disk' holds one block at a time; {', '.join(names)} need{'s' * (len(names) == 1)} second derivatives, and with"
-            " them a graph of all blocks",
-            where="model.residency",
-            hint='set model.residency = "memory", or score ggn_diag and ggn_obd, which need a first derivative alone',
-        )
-    if spec.model.quantization != "none" and names:
-        raise ModelError(
-            f"{', '.join(names)} need second derivatives; {spec.model.quantization} layers pass gradients back through a function"
-            " of their codes that has none",
-            where="score.metrics",
-            hint="score curvature with model.quantization = 'none' and give that ranking to esa perturb, or score ggn_obd",
-        )
-
-
 def _require_range(metrics: Sequence[Metric], loaded: LoadedModel) -> None:
-    """Raise ModelError for gradients in float16: most of them would vanish below its smallest number, 6e-8."""
-    half = any(parameter.dtype == torch.float16 for parameter in loaded.model.parameters())
-    names = [metric.name for metric in metrics if metric.needs >= Needs.BACKWARD]
-    if half and names:
-        raise ModelError(
-            f"'float16' cannot hold the gradients that {', '.join(names)} need: those under 6e-8 become zero",
-            where="model.compute",
-            hint='set model.compute = "float32", which holds every float16 weight exactly, or dtype = "bfloat16"',
-        )
+    """Raise ModelError for gradients of a model in memory that computes in float16, whatever the spec says."""
+    if any(parameter.dtype == torch.float16 for parameter in loaded.model.parameters()):
+        require_range([metric.name for metric in metrics if metric.needs >= Needs.BACKWARD])

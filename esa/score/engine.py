@@ -25,7 +25,7 @@ from esa.score.ranks import ALONE, Ranks
 from esa.score.rounds import look_again
 from esa.score.scored import ScoredTensor
 from esa.score.strategy import Strategy
-from esa.score.streaming import Window, backward_pass, forward_pass
+from esa.score.streaming import Window, backward_pass, forward_pass, in_waves
 
 Emit = Callable[[Metric, ParameterInfo, Tensor, ScoredTensor, Tensor | None], None]
 _PEAKS = "super_activation"
@@ -150,15 +150,19 @@ class Engine:
             apart = watch is not None and (waits or ranks.size > 1)
             if apart:
                 forward_pass(self.loaded, windows, None, self.progress, watch)
+                watched = None
+            else:
+                watched = watch
             if wanted:
                 backward_pass(
                     self.loaded, mine, self.chosen, tap, on_gradient, on_done, self.progress, labels,
-                    None if apart else watch, waves=strategy.waves, keep_graphs=strategy.keep_graphs,
+                    watched, waves=strategy.waves, keep_graphs=strategy.keep_graphs,
                     agree=lambda reached: ranks.union(reached, list(self.chosen)),
                 )  # fmt: skip
             else:
-                if tap is not None or (watch is not None and not apart):
-                    forward_pass(self.loaded, mine, tap, self.progress, None if apart else watch)
+                if tap is not None or watched is not None:
+                    for part in [mine] if watched is not None else in_waves(mine, strategy.waves):
+                        forward_pass(self.loaded, part, tap, self.progress, watched)
                 on_done(list(self.chosen))
         if watch is not None:
             found, self.super_weights = look_again(

@@ -13,8 +13,9 @@ from esa.score.engine import Effort, load_metrics
 from esa.score.gradients import SAMPLED
 from esa.score.metric import Needs
 from esa.score.peaks import require_projections
-from esa.score.probe_groups import largest_group, max_groups, probe_groups
+from esa.score.probe_groups import max_groups, probe_groups
 from esa.score.strategy import Strategy
+from esa.score.streaming import in_waves
 from esa.spec import Spec
 
 _ROW_BYTES = 60  # of one kept row in memory
@@ -86,7 +87,9 @@ def passes(spec: Spec, effort: Effort, strategy: Strategy) -> list[str]:
             backward = "a backward pass" if draws == 1 else f"{draws} backward passes"
             per_seed.append(f"{texts} forward passes with {backward} each, a window's graph kept")
         else:
-            backward = "forward and backward passes" if draws == 1 else f"forward passes with {draws} backward passes each"
+            backward = (
+                "forward and backward passes" if draws == 1 else f"forward passes with {draws} backward passes each"
+            )
             waves = "" if strategy.waves == 1 else f", in {strategy.waves} waves"
             per_seed.append(f"{texts} forward passes, then {texts} {backward} block by block{waves}")
         if strategy.in_files is not None:
@@ -113,13 +116,18 @@ class _Load:
         return eligible(self.model.table, self.spec.score.include, self.spec.score.exclude)
 
     @property
+    def metrics(self) -> tuple[str, ...]:
+        """Return the metrics by name."""
+        return self.spec.score.metrics
+
+    @property
     def needs(self) -> set[Needs]:
         """Return what the metrics need."""
         return {metric.needs for metric in load_metrics(self.spec.score.metrics)}
 
     @property
     def num_sums(self) -> int:
-        """Return how many accumulators a parameter has; from two draws of labels on their mean, its variance and a window's two."""
+        """Return how many accumulators a parameter has; from two draws of labels on also a variance and a window's two."""
         metrics = load_metrics(self.spec.score.metrics, self.spec.score.reduction)
         sums = {name for metric in metrics if metric.needs == Needs.BACKWARD for name in metric.gradients}
         return len(sums) + (3 if SAMPLED in sums and self.spec.score.resamples > 1 else 0)
@@ -132,36 +140,42 @@ class _Load:
 
     def strategies(self, folder: Path | None) -> Iterator[Strategy]:
         """Yield the ways to go about the passes, the fastest first."""
+        waves, windows = [], self.spec.calibration.windows
+        for power in range(1, windows.bit_length() + 1):
+            waves.append(len(in_waves(range(windows), min(1 << power, windows))))
         if Needs.BACKWARD not in self.needs:
             yield Strategy()
+            yield from (
+                Strategy(waves=number) for number in dict.fromkeys(waves) if "super_activation" not in self.metrics
+            )
             return
         # A watch sees all windows pass a block before the next: with graphs kept it needs a forward pass of its own.
-        if not self.model.on_disk and "super_activation" not in self.spec.score.metrics:
+        if not self.model.on_disk and "super_activation" not in self.metrics:
             yield Strategy(keep_graphs=True)
         yield Strategy()
         block = max((info.numel for info in self.chosen.values() if info.block is not None), default=0)
         yield Strategy(in_files=block + 1, folder=folder)
-        waves, windows = 2, self.spec.calibration.windows
-        while waves < 2 * windows:
-            yield Strategy(waves=min(waves, windows), in_files=1, folder=folder)
-            waves *= 2
+        yield from (Strategy(waves=number, in_files=1, folder=folder) for number in dict.fromkeys([1, *waves]))
 
     def stages(self, groups: int, strategy: Strategy) -> dict[str, int]:
         """Return the bytes that the process has in memory at each stage's peak, the program's and the weights' included.
 
         Stages do not occur together; weights count where they are only mapped from their files, too. load: the files' numbers
-        as they become the model's; weights: nothing but the weights and the rows that are kept; forward; head: a window's
-        logits, gradient and accumulators of the largest tensor outside the blocks; block: activations, gradients and
-        accumulators of the largest block; embedding: gradient and accumulators of the largest tensor outside, last of all;
-        window: a whole window's graph, with every accumulator, before any row is kept; curvature: accumulators, probes and
-        products of the largest probe group, and one window's graph.
+        as they become the model's; weights: nothing but the weights and the rows that are kept; forward; peaks: the states that
+        super_activation compares, of all windows; head: a window's logits, gradient and accumulators of the largest tensor
+        outside the blocks; block: activations, gradients and accumulators of the largest block; embedding: gradient and
+        accumulators of the largest tensor outside, last of all; window: a whole window's graph, with every accumulator, before
+        any row is kept; curvature: accumulators, probes and products of a probe group, and one window's graph above it.
         """
         spec, model = self.spec, self.model
         length, needs = spec.calibration.length, self.needs
         held = BASE_BYTES + model.weight_bytes
         terms = {"weights": self.rows}
         if Needs.FORWARD in needs and Needs.BACKWARD not in needs:
-            terms["forward"] = self.rows + self._boundaries(spec.calibration.windows, 2) + length * model.vocabulary * model.item_bytes
+            wave = ceil(spec.calibration.windows / strategy.waves)
+            terms["forward"] = self.rows + self._boundaries(wave, 2) + length * model.vocabulary * model.item_bytes
+        if "super_activation" in self.metrics:
+            terms["peaks"] = self._boundaries(spec.calibration.windows, 3) + self.rows
         if Needs.BACKWARD in needs:
             _, block = model.sizes(self.chosen)
             wave = self._boundaries(ceil(spec.calibration.windows / strategy.waves), model.num_blocks + 2)
@@ -170,26 +184,34 @@ class _Load:
             name = max(outer, key=lambda name: outer[name].numel, default=None)
             gradient = 0 if name is None else outer[name].numel * model.item_bytes
             outer_sums = 0 if name is None else self._sums(strategy, {name: outer[name]})
+            late = self._boundaries(spec.calibration.windows, 1) if outer else 0  # rows of the embedding, for the end
             if strategy.keep_graphs:
                 graph = model.num_blocks * _activations(model, length)
-                terms["window"] = graph + logits + gradient + self._sums(strategy, self.chosen)
+                terms["window"] = graph + logits + gradient + late + self._sums(strategy, self.chosen)
             else:
-                terms["head"] = wave + logits + gradient + outer_sums
+                terms["head"] = wave + late + logits + gradient + outer_sums
                 inner = self._sums(strategy, self._largest_block())
-                terms["block"] = wave + _activations(model, length) + block * model.item_bytes + inner + self.rows
-                terms["embedding"] = gradient + outer_sums + self.rows
+                terms["block"] = (
+                    wave + late + _activations(model, length) + block * model.item_bytes + inner + self.rows
+                )
+                terms["embedding"] = late + gradient + outer_sums + self.rows
         if Needs.DOUBLE_BACKWARD in needs:
             terms["curvature"] = self.curvature_peak(groups) - held
         stages = {"load": BASE_BYTES + max(model.load_bytes, model.weight_bytes)}
         return stages | {stage: held + size for stage, size in terms.items()}
 
     def curvature_peak(self, groups: int) -> int:
-        """Return the bytes of the curvature stage with so many probe groups."""
+        """Return the bytes of the curvature stage with so many probe groups: a graph reaches down to a group's lowest block."""
         model, length = self.model, self.spec.calibration.length
-        weights = largest_group(self.chosen, groups)
-        graph = model.num_blocks * _activations(model, length) * 3 + length * model.vocabulary * _FLOAT * 6
-        accumulators = weights * (8 * _FLOAT + 3 * model.item_bytes)  # counted on real runs
-        return BASE_BYTES + model.weight_bytes + self.rows + accumulators + graph
+        floats = 8 if self.spec.score.probes > 1 else 5  # with one probe there is no variance; counted on real runs
+        sizes = []
+        for group in probe_groups(self.chosen, groups):
+            lowest = min(0 if info.block is None else info.block for info in group.values())
+            graph = (model.num_blocks - lowest) * _activations(model, length) * 3
+            weights = sum(info.numel for info in group.values())
+            sizes.append(weights * (floats * _FLOAT + 3 * model.item_bytes) + graph)
+        logits = length * model.vocabulary * _FLOAT * 6
+        return BASE_BYTES + model.weight_bytes + self.rows + max(sizes) + logits
 
     def _boundaries(self, windows: int, states: int) -> int:
         return windows * self.spec.calibration.length * self.model.hidden_size * states * self.model.item_bytes

@@ -41,11 +41,6 @@ def probe_groups(chosen: Mapping[str, ParameterInfo], number: int) -> list[Group
     return groups
 
 
-def largest_group(chosen: Mapping[str, ParameterInfo], number: int) -> int:
-    """Return the number of weights of the largest of ``number`` groups."""
-    return max(sum(info.numel for info in group.values()) for group in probe_groups(chosen, number))
-
-
 def max_groups(chosen: Mapping[str, ParameterInfo]) -> int:
     """Return the largest number of groups there can be."""
     return len({info.block for info in chosen.values()})

@@ -9,7 +9,7 @@ holds it with the accumulators of every parameter. The gradients equal those of 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from esa.model.input_tap import InputTap
 from esa.progress import Progress
 from esa.score.labels import TEXT, Labels, label_loss
 
+T = TypeVar("T")
 OnGradient = Callable[
     [str, int, int, Tensor, Tensor | None], None
 ]  # parameter, window, draw, gradient, rows (None: all)
@@ -97,11 +98,11 @@ def backward_pass(
     ``on_gradient(name, n, draw, gradient, rows)`` is called for each chosen parameter, window number n and draw of
     ``labels``, all draws of a window in a row, windows in their order; ``rows`` tells which rows of the tensor the gradient
     holds where it is not the whole. ``on_done(names)`` follows when no more will come for them.
-    ``waves``: the windows go in so many parts, each forward and back before the next; what a parameter gets, and in which
+    ``waves``: the windows go in at most so many parts, each forward and back before the next; what a parameter gets, and in which
     order, is the same. ``keep_graphs``: forward once, each window back at once; else every block runs forward twice. Backward
     once per draw. Memory: boundary activations of a wave, or one window's graph; gradients of one block and of what lies
-    outside the blocks. ``agree``: where several processes share the windows. Raises ModelError if a chosen parameter is
-    reached by no gradient.
+    outside the blocks; of every window and draw the rows of the embedding that it reaches. ``agree``: what processes that
+    share the windows have reached together. Raises ModelError if a chosen parameter is reached by no gradient.
     """
     assert watch is None or (waves == 1 and not keep_graphs), "a watch sees all windows pass one block, then the next"
     with differentiable(loaded, chosen):
@@ -113,12 +114,17 @@ def backward_pass(
                 progress.advance()
             progress.finish()
         else:
-            size = -(-len(windows) // waves)
-            parts = [windows[start : start + size] for start in range(0, len(windows), size)]
+            parts = in_waves(windows, waves)
             for number, part in enumerate(parts):
                 label = "" if len(parts) == 1 else f" {number + 1}/{len(parts)}"
                 back.wave(part, progress, watch, on_done if number + 1 == len(parts) else None, label)
         back.finish(on_done)
+
+
+def in_waves(windows: Sequence[T], waves: int) -> list[Sequence[T]]:
+    """Return the windows in at most so many parts of neighbours, of equal size but for the last."""
+    size = -(-len(windows) // waves)
+    return [windows[start : start + size] for start in range(0, len(windows), size)]
 
 
 class _Backward:
@@ -178,8 +184,7 @@ class _Backward:
             upstream.append(self._head(known.pop().requires_grad_(), window))
             progress.advance()
         if on_done is not None:
-            self.reached = self.agree(self.reached)
-            self._finish([name for name in self.outside if name in self.reached - self.in_embedding], on_done)
+            self._finish([name for name in self.outside if name not in self.in_embedding], on_done)
         for number in reversed(range(len(self.stack))):
             for n, window in enumerate(windows):
                 hidden = boundaries[n].pop().requires_grad_()
@@ -199,15 +204,16 @@ class _Backward:
         for name, number, draw, gradient, rows in self._late:
             self.on_gradient(name, number, draw, gradient, rows)
         self._late = []
+        self._finish([name for name in self.outside if name not in self.in_embedding], on_done)
         for number in reversed(range(len(self.stack))):
             self._finish(self.of_block(number), on_done)
         self._finish(self.outside, on_done)
+        _require_reached(list(self.chosen), self.reached)
 
     def _finish(self, names: Sequence[str], on_done: OnDone) -> None:
-        """Call ``on_done`` for those of ``names`` that it was not called for. Raises ModelError for one that nothing reached."""
-        left = [name for name in names if name not in self.done]
+        """Call ``on_done`` for those of ``names`` that a gradient reached and that it was not called for."""
         self.reached = self.agree(self.reached)
-        _require_reached(left, self.reached)
+        left = [name for name in names if name not in self.done and name in self.reached]
         self.done.update(left)
         if left:
             on_done(left)

@@ -107,10 +107,14 @@ class Model(Section):
         default="memory",
         description="memory: the whole model; disk: one block at a time, read from safetensors when its turn comes",
     )
+    device_map: Literal["none", "auto"] = Field(
+        default="none",
+        description="none: one device; auto: spread over this machine's GPUs, for forward passes (accelerate)",
+    )
     trust_remote_code: bool = Field(default=False, description="run Python code from the model's repository")
     memory_budget: Bytes | None = Field(
         default=None,
-        description="bytes that a step may hold, such as '8 GB' or '7.5 GiB': score.probe_groups = 'auto' keeps to it",
+        description="bytes that a step may hold, such as '8 GB': passes, score.probe_groups = 'auto' and evaluations keep to it",
     )
     shape: dict[str, Any] | None = Field(
         default=None,
@@ -125,10 +129,9 @@ class Model(Section):
             )
         if self.shape is not None and not isinstance(self.shape.get("model_type"), str):
             raise ValueError("shape needs model_type, a string such as 'llama'")
-        if self.quantization != "none" and self.residency == "disk":
-            raise ValueError(
-                f"residency = 'disk' reads blocks of numbers from their files, no {self.quantization} codes; allowed: memory"
-            )
+        if self.residency == "disk" and (self.quantization != "none" or self.device_map != "none"):
+            what = f"{self.quantization} codes" if self.quantization != "none" else "blocks on several devices"
+            raise ValueError(f"residency = 'disk' reads blocks of numbers from their files, no {what}; allowed: memory")
         return self
 
 

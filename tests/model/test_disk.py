@@ -20,7 +20,16 @@ from tests.conftest import build, make_tokenizer, tiny_spec
 from tests.score.naive import dense, engine_scores, unequal_windows
 
 NOISE = {"sigma": 0.5, "relative_to": "weight"}
-METRICS = ["magnitude", "act_mag", "wanda", "super_activation", "grad_x_weight", "grad_squared", "fisher_obd", "ggn_diag"]
+METRICS = [
+    "magnitude",
+    "act_mag",
+    "wanda",
+    "super_activation",
+    "grad_x_weight",
+    "grad_squared",
+    "fisher_obd",
+    "ggn_diag",
+]
 
 
 @pytest.fixture

@@ -71,9 +71,7 @@ def spec_of(folder: Path, **sections: Any) -> Spec:
         (["model.residency='disk'"], "score: embedding"),
     ],
 )
-def test_the_predicted_peak_is_the_measured_one(
-    folder: Path, tmp_path: Path, settings: list[str], stage: str
-) -> None:
+def test_the_predicted_peak_is_the_measured_one(folder: Path, tmp_path: Path, settings: list[str], stage: str) -> None:
     """The peak that --dry-run names lies within 20 % of what the process holds, graphs kept, in a budget, and from disk."""
     file = tmp_path / "s.toml"
     file.write_text(

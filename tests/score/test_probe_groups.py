@@ -5,13 +5,13 @@ import torch
 
 from esa.errors import SpecError
 from esa.model import ParameterInfo, eligible
-from esa.model.footprint import footprint_of
+from esa.model.footprint import BASE_BYTES, footprint_of
 from esa.progress import Silent
 from esa.score import curvature
 from esa.score.engine import Effort, Engine, load_metrics
 from esa.score.memory import effort_of
 from esa.score.metric import Metric
-from esa.score.probe_groups import largest_group, max_groups, probe_groups
+from esa.score.probe_groups import max_groups, probe_groups
 from tests.conftest import load, tiny_spec
 from tests.score.naive import engine_scores, unequal_windows
 from tests.score.test_curvature import dense_hessian, flat, split, very_tiny, window_nll
@@ -26,7 +26,8 @@ def test_groups_are_whole_neighbouring_blocks_and_hold_everything_once(architect
         assert sorted(name for group in groups for name in group) == sorted(chosen)
         blocks = [sorted({-1 if info.block is None else info.block for info in group.values()}) for group in groups]
         assert [block for part in blocks for block in part] == list(range(-1, 3))
-    assert largest_group(chosen, 4) < largest_group(chosen, 2) < largest_group(chosen, 1)
+    largest = [max(sum(info.numel for info in g.values()) for g in probe_groups(chosen, n)) for n in (4, 2, 1)]
+    assert largest[0] < largest[1] < largest[2]
 
 
 def test_more_groups_than_blocks_are_refused() -> None:
@@ -109,10 +110,10 @@ def test_the_budget_sets_the_number_of_groups(spare: float, groups: int | None) 
     """As few groups as fit; where not even a group per block does, the error names both sizes."""
     loaded = load("llama")
     model = footprint_of(loaded.model, tiny_spec().model, loaded.table)
-    spec = tiny_spec(model={"id": "tiny", "memory_budget": int(800_000_000 + spare)}, score={"metrics": ["obd"]})
+    spec = tiny_spec(model={"id": "tiny", "memory_budget": int(BASE_BYTES + spare)}, score={"metrics": ["obd"]})
     if groups is None:
         with pytest.raises(
-            SpecError, match=r"model.memory_budget: 80\d MB; curvature needs 80\d MB even in 4 probe groups"
+            SpecError, match=r"model.memory_budget: 40\d MB; curvature needs 40\d MB even in 4 probe groups"
         ):
             effort_of(spec, model)
     else:
@@ -129,14 +130,14 @@ def test_a_smaller_budget_takes_more_groups() -> None:
         return effort_of(spec, model).probe_groups
 
     found = []
-    for budget in range(800_000_000, 801_000_000, 10_000):
+    for budget in range(BASE_BYTES, BASE_BYTES + 1_000_000, 10_000):
         try:
             found.append(groups(budget))
         except SpecError:
             continue
     assert found[0] > found[-1] == 1
     assert found == sorted(found, reverse=True)
-    assert groups(900_000_000, probe_groups=3) == 3
+    assert groups(BASE_BYTES * 2, probe_groups=3) == 3
 
 
 def test_exact_block_diagonal_is_what_a_group_sees() -> None:

@@ -190,7 +190,7 @@ def test_curvature_is_refused_before_anything_is_loaded(metric: str, kind: str, 
         esa.score.run(spec, loaded=load_quantized(kind), root=tmp_path)
     assert (raised.value.where, raised.value.exit_code) == ("score.metrics", 3)
     assert raised.value.what == (
-        f"{metric} need second derivatives; {kind} layers pass gradients back through a function of their codes that has none"
+        f"{metric} needs second derivatives; {kind} layers pass gradients back through a function of their codes that has none"
     )
     assert raised.value.hint == (
         "score curvature with model.quantization = 'none' and give that ranking to esa perturb, or score ggn_obd"

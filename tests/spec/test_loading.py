@@ -84,7 +84,7 @@ def test_every_problem_is_reported_at_once() -> None:
         "s.toml:1: nam: unknown key (did you mean 'name'?); allowed: calibration, eval, model, name, overlap, perturb,"
         " question, rank, score, extends, sweep",
         "s.toml:3: model.id: input should be a valid string, not 3",
-        "s.toml:4: model.dtpye: unknown key (did you mean 'dtype'?); allowed: compute, device, dtype, id, memory_budget,"
+        "s.toml:4: model.dtpye: unknown key (did you mean 'dtype'?); allowed: compute, device, device_map, dtype, id, memory_budget,"
         " quantization, residency, revision, shape, trust_remote_code",
         "s.toml:6: calibration.windows: input should be a valid integer, not '8'",
         "s.toml:7: calibration.bos: 1 is not allowed; allowed: true, false, 'auto'",
