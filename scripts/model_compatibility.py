@@ -41,6 +41,9 @@ class Line:
     passed: list[str] = field(default_factory=list)
     reason: str = ""
     num_weights: int = 0
+    unreached: int = (
+        0  # matrices that no gradient reaches: towers beside the decoder, cross-attention without an encoder
+    )
     is_decoder: bool = False
     notes: list[str] = field(default_factory=list)
     other: list[str] = field(default_factory=list)
@@ -161,7 +164,10 @@ def check_gradients(loaded: Any, windows: list[Any], chosen: dict[str, Any], lin
     loaded.model.zero_grad()
     reached = {name: info for name, info in chosen.items() if any(name in each for each in plain)}
     if len(reached) < len(chosen):
-        line.notes.append(f"no gradient reaches {len(chosen) - len(reached)} of {len(chosen)} matrices")
+        line.unreached = len(chosen) - len(reached)
+        line.notes.append(
+            f"no gradient reaches {line.unreached} of {len(chosen)} matrices: leave them out with score.exclude"
+        )
     found = [{name: torch.zeros(info.shape) for name, info in reached.items()} for _ in windows]
 
     def keep(name: str, window: int, draw: int, gradient: Any, rows: Any) -> None:
@@ -172,8 +178,9 @@ def check_gradients(loaded: Any, windows: list[Any], chosen: dict[str, Any], lin
     backward_pass(loaded, numbered, reached, None, keep, lambda names: None, Silent())
     for each, truth in zip(found, plain, strict=True):
         for name, gradient in each.items():
-            if name in truth and not torch.equal(gradient.nan_to_num(), truth[name].nan_to_num()):
-                raise ValueError(f"{name}: {(gradient - truth[name]).abs().max():.3g} apart")
+            wanted = truth.get(name, torch.zeros_like(gradient))
+            if not (gradient.isnan().equal(wanted.isnan()) and gradient.nan_to_num().equal(wanted.nan_to_num())):
+                raise ValueError(f"{name}: {(gradient - wanted).abs().max():.3g} apart")
 
 
 def check_act_mag(loaded: Any, windows: list[Any], chosen: dict[str, Any], line: Line) -> set[str]:
@@ -279,7 +286,9 @@ def text_of(line: Line) -> str:
 
 
 GROUPS: tuple[tuple[str, Callable[[Line], bool]], ...] = (
-    ("every check", lambda line: line.complete),
+    ("every check", lambda line: line.complete and not line.unreached),
+    ("every check on what a gradient reaches; metrics of gradients need `score.exclude` for the rest (encoders, towers)",
+     lambda line: line.complete),
     ("every check but names: some matrices are `other`", lambda line: {*CHECKS} - {*line.passed} == {"components"}),
     ("activations, no gradients: the blocks read the embedding apart from the hidden state",
      lambda line: "arguments depend" in line.reason and "act_mag" in line.passed),

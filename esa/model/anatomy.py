@@ -306,6 +306,8 @@ def eligible(
     }
     if not chosen:
         raise SpecError(["score.include: no parameter is left to score"])
+    if single := [name for name, info in chosen.items() if not info.shape]:
+        raise SpecError([f"score.include: {single[0]} is a single number, with nothing to be ranked among"])
     return chosen
 
 
