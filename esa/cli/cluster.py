@@ -3,6 +3,7 @@
 import io
 import os
 import secrets
+import socket
 import sys
 import time
 import tomllib
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _ATTEMPTS = 4  # of one run, where its worker is lost
 _GRACE = 20.0  # seconds that cancelled runs have to unlock their steps
+_ANSWER = 5.0  # seconds that a cluster's port has to answer
 _STORE = 100 << 20  # bytes for Ray's objects on this machine: only specs and outcomes travel
 
 
@@ -112,6 +114,21 @@ def _ray() -> Any:
     return ray
 
 
+def _require_answer(address: str | None) -> None:
+    """Raise EsaError if nothing listens at HOST:PORT: Ray itself would go on asking."""
+    host, separator, port = (address or "").rpartition(":")
+    if not separator or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER).close()
+    except (OSError, OverflowError) as error:
+        raise EsaError(
+            f"no Ray cluster answers at '{address}': {error}",
+            where="--address",
+            hint="ray status on a node of the cluster tells its address; --address auto takes the one that runs here",
+        ) from None
+
+
 @contextmanager
 def _connected(ray: Any, address: str | None, *, verbose: bool) -> Iterator[None]:
     """Join the cluster at ``address``, or start one on this machine, and leave it at the end."""
@@ -121,6 +138,7 @@ def _connected(ray: Any, address: str | None, *, verbose: bool) -> Iterator[None
             where="--address",
             hint="start esa run on a node of the cluster, with --address auto",
         )
+    _require_answer(address)
     local = {"include_dashboard": False, "object_store_memory": _STORE} if address is None else {}
     try:
         ray.init(address or "local", logging_level="error", log_to_driver=verbose, **local)

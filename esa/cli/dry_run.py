@@ -38,6 +38,7 @@ def _plan(spec: Spec, steps: Sequence[str], out: Path | None) -> list[str]:
     from esa.model.room import memory_room
 
     model = footprint(spec.model)
+    room = memory_room(spec.model, choose_device(spec.model.device)[0])
     stages: dict[str, int] = {}
     lines = ["", "passes"]
     if "score" in steps:
@@ -46,7 +47,7 @@ def _plan(spec: Spec, steps: Sequence[str], out: Path | None) -> list[str]:
 
         require_derivatives(spec)
         effort = effort_of(spec, model)
-        strategy, found = strategy_of(spec, model, effort, memory_room(spec.model, choose_device(spec.model.device)[0]))
+        strategy, found = strategy_of(spec, model, effort, room)
         lines += [f"  score: {step}" for step in passes(spec, effort, strategy)]
         stages |= {name if name == "load" else f"score: {name}": size for name, size in found.items()}
     if "perturb" in steps and spec.perturb:
@@ -68,11 +69,17 @@ def _plan(spec: Spec, steps: Sequence[str], out: Path | None) -> list[str]:
 
         remembers = "perturb" in steps
         stages |= {"load": BASE_BYTES + max(model.load_bytes, model.weight_bytes)}
-        room = memory_room(spec.model, choose_device(spec.model.device)[0])
         stages["perturb" if remembers else "eval"] = eval_memory.predicted_peak(spec, model, room, remembers=remembers)
     lines += [f"  {name:<22}{size / _GB:8.2f} GB" for name, size in stages.items()]
     binding = max(stages, key=lambda name: stages[name])
-    lines += [f"  peak {stages[binding] / _GB:.2f} GB, bound by {binding}", "", "outputs"]
+    lines.append(f"  peak {stages[binding] / _GB:.2f} GB, bound by {binding}")
+    whose = "a fifth less than there is" if spec.model.memory_budget is None else "model.memory_budget"
+    short = max(0, stages[binding] - room)
+    lines += [
+        f"  room {room / _GB:.2f} GB, {whose}" + (f": {short / _GB:.2f} GB short" if short else ""),
+        "",
+        "outputs",
+    ]
     for step in steps:
         lines.append(f"  {step}: {_folder(spec, step, out, alone=len(steps) == 1)}")
     return lines

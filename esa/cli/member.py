@@ -38,6 +38,8 @@ def run_member(spec: "Spec", path: Path | None, root: Path, *, force: bool, prog
     from esa.artifact.manifest import now
     from esa.model import eligible, load_model
 
+    score.require_derivatives(spec)
+    perturb.require_scales(spec)
     home = root / spec.name
     shared: dict[str, Any] = {"root": root, "force": force, "progress": progress}
     loaded = None if score.score_step(spec, root).complete and not force else load_model(spec.model, progress)

@@ -74,6 +74,11 @@ def locate(info: ParameterInfo, indices: Sequence[int], where: str) -> int:
         if not 0 <= indices[0] < info.numel:
             raise TargetError(f"index {indices[0]} is outside {info.name}, of {info.numel} weights", where=where)
         return indices[0]
+    if len(shape) == 3 and len(indices) == 2:
+        raise TargetError(
+            f"{format_indices(indices)} has two numbers; {info.name}, of shape {format_indices(shape)}, takes three",
+            where=where,
+        )
     if len(indices) != len(shape) or any(not 0 <= i < size for i, size in zip(indices, shape, strict=True)):
         raise TargetError(
             f"{format_indices(indices)} is outside {info.name}, of shape {format_indices(shape)}", where=where

@@ -67,6 +67,7 @@ def load_model(section: ModelSection, progress: Progress | None = None) -> Loade
     codes = "" if section.quantization == "none" else f", linear maps as {section.quantization} codes,"
     if section.residency == "disk":
         require_safetensors(source.gguf)
+    codes += ", its blocks from disk one at a time," if section.residency == "disk" else ""
     progress.note(f"loading {named} as {section.dtype}{codes} on {device} ({why})")
     if section.quantization == "int8":
         progress.note(
@@ -162,6 +163,7 @@ def prepare(
             "dtype": section.dtype,
             "compute": section.dtype if section.compute == "auto" else section.compute,
             "quantization": section.quantization,
+            **({"residency": "disk"} if placed is not None else {}),
             "threads": torch.get_num_threads(),
             "accelerator": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
             "num_parameters": sum(info.numel for info in table.values()),

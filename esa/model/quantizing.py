@@ -228,8 +228,8 @@ def _prove(weight: QuantizedWeight) -> None:
     meant, used = weight.stored(index), weight.values().reshape(-1)[: len(index)].float()
     if not torch.allclose(meant, used, rtol=1 / 64, atol=0):
         raise ModelError(
-            f"bitsandbytes dequantises {weight.info.name}, of shape {weight.info.shape}, wrongly on this machine: its blocks of"
-            f" {weight.group} weights run across rows of {weight.info.shape[1]}",
+            f"{weight.info.name} has rows of {weight.info.shape[1]} weights, no multiple of its blocks of {weight.group}:"
+            " bitsandbytes' kernel for this processor takes wrong scales for such shapes",
             where=WHERE,
             hint="--set model.quantization='int8'",
         )

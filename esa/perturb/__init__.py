@@ -21,11 +21,11 @@ from esa.model import (
     require_same_model,
 )
 from esa.perturb.campaign import Campaign, floor_targets
-from esa.perturb.cases import group_from_addresses, groups_from_ranking, plan_cases
+from esa.perturb.cases import group_from_addresses, groups_from_ranking, plan_cases, require_scales
 from esa.progress import Progress, Recording
 from esa.spec import Spec
 
-__all__ = ["PerturbResult", "perturb_step", "run"]
+__all__ = ["PerturbResult", "perturb_step", "require_scales", "run"]
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ def run(
         raise SpecError(
             ["perturb: names no method"], hint='add [[perturb]] with method = "zero", or give --method zero'
         )
+    require_scales(spec)
     ranking, inputs, where = _resolve(targets)
     step = perturb_step(spec, inputs, root, out, loaded)
     if step.reusable(force=force):

@@ -97,7 +97,7 @@ def scales_of(weight: Weight) -> Scales:
         raise EsaError(
             f"{weight.info.name} is stored as {weight.dtype}, without scales; scales of int8 and nf4 weights can be flipped",
             where="perturb.of",
-            hint="leave such weights out with score.exclude, or leave of out: the weight's own bits are flipped",
+            hint="score.exclude = ['component=embed', 'component=lm_head'] leaves such weights out; without of, own bits flip",
         )
     weight.scales  # noqa: B018  raises where they are codes themselves
     return Scales(weight)

@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from esa.artifact import parse_indices, to_json
-from esa.errors import EsaError, TargetError
+from esa.errors import EsaError, SpecError, TargetError
 from esa.eval import case_id
 from esa.model import LoadedModel, ParameterInfo, address, find_parameter, locate, parse_address
 from esa.model.quantized import QuantizedWeight
@@ -15,6 +15,7 @@ from esa.perturb.apply import Target, scales_of
 from esa.perturb.hooks import check_hooked
 from esa.perturb.methods import bit_width
 from esa.progress import Progress
+from esa.spec import Spec
 from esa.spec.sections import BitFlip, Drawing, Mean, Perturb
 
 _DOSES = ("factor", "sigma", "prob", "bits")
@@ -197,6 +198,16 @@ def dose_of(options: Mapping[str, Any]) -> float | None:
 def options_text(options: Mapping[str, Any]) -> str:
     """Return options as one line of JSON."""
     return to_json(dict(options))
+
+
+def require_scales(spec: Spec) -> None:
+    """Raise SpecError where scales are to be flipped of a model that has none: known before it is loaded."""
+    for number, section in enumerate(spec.perturb):
+        if isinstance(section, BitFlip) and section.of == "scale" and spec.model.quantization == "none":
+            raise SpecError(
+                [f"perturb.{number}.of: 'scale' is of quantised weights; model.quantization is 'none'"],
+                hint="set model.quantization = 'int8' or 'nf4', or leave of out: the weight's own bits are flipped",
+            )
 
 
 def _check_axes(over: str, group: Group, loaded: LoadedModel, where: str) -> None:

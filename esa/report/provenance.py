@@ -9,9 +9,9 @@ from esa.report.markdown import MISSING, block, code, escape, number, size, tabl
 
 DATA_HEADER = ["used by", "source", "packing", "windows", "length", "tokens", "BOS", "sha256 of the token ids"]
 DATA_ALIGN = "lllrrrll"
-STEP_HEADER, STEP_ALIGN = ["step", "id", "finished (UTC)", "seeds", "seconds", "peak memory"], "llllrr"
+STEP_HEADER, STEP_ALIGN = ["step", "id", "finished (UTC)", "seeds", "seconds", "peak resident"], "llllrr"
 ARTIFACT_HEADER = ["file", "kind", "sha256"]
-_MODEL = ("id", "revision", "architecture", "fingerprint", "dtype", "compute", "quantization", "device")
+_MODEL = ("id", "revision", "architecture", "fingerprint", "dtype", "compute", "quantization", "residency", "device")
 
 
 def model_table(run: Gathered) -> str:
@@ -23,7 +23,11 @@ def model_table(run: Gathered) -> str:
 def model_rows(run: Gathered) -> list[list[str]]:
     """Return what the manifests say of the model: a name and its value, more than one where the steps disagree."""
     models = [manifest["model"] for manifest in run.manifests.values() if isinstance(manifest.get("model"), dict)]
-    rows = [[key, _several(model.get(key) for model in models)] for key in _MODEL]
+    rows = [
+        [key, _several(model.get(key) for model in models)]
+        for key in _MODEL
+        if key != "residency" or any(key in model for model in models)
+    ]
     rows += [
         [
             key.replace("num_", "").replace("eligible", "eligible for scoring"),

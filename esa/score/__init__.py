@@ -46,7 +46,7 @@ from esa.spec import Spec
 TABLES = {f"{kind.partition('/')[0]}.parquet": kind for kind in KINDS}
 _PARTS = ".parts-"  # of one step: a folder given by name may hold what another killed step left
 
-__all__ = ["TABLES", "ScoreResult", "joined", "run", "score_step"]
+__all__ = ["TABLES", "ScoreResult", "joined", "require_derivatives", "run", "score_step"]
 
 
 @dataclass(frozen=True)

@@ -43,11 +43,10 @@ def eager_attention(model: Any) -> Iterator[None]:
             model.set_attn_implementation(before)
 
 
-def rademacher(like: Tensor, seed: int, window: int, probe: int, name: str) -> Tensor:
-    """Return -1 or +1 with equal chance for every entry of ``like``, from the stream of this seed, window, probe and name."""
+def rademacher(into: Tensor, seed: int, window: int, probe: int, name: str) -> Tensor:
+    """Fill a tensor with -1 or +1, each with equal chance, from the stream of this seed, window, probe and name; return it."""
     draw = torch.Generator().manual_seed(derive_seed(seed, "probe", window, probe, name))
-    signs = torch.randint(0, 2, like.shape, generator=draw, dtype=torch.int8)
-    return (signs.to(device=like.device, dtype=like.dtype) * 2).sub_(1)
+    return into.copy_(torch.randint(0, 2, into.shape, generator=draw, dtype=torch.int8)).mul_(2).sub_(1)
 
 
 def hutchinson(
@@ -87,10 +86,14 @@ def hutchinson(
             for total_slope, gradient in zip(slope, gradients):
                 total_slope.add_(gradient.detach().float(), alpha=share)
             progress.advance()
+            signs = [
+                torch.empty_like(t) for t in tensors
+            ]  # filled anew for each probe: fresh pages cost more than the draws
             first = [torch.zeros_like(m) for m in mean]
             second = [torch.zeros_like(m) for m in mean] if probes > 1 else []
             for probe in range(probes):
-                signs = [rademacher(t, seed, window.number, probe, name) for name, t in zip(names, tensors)]
+                for name, sign in zip(names, signs):
+                    rademacher(sign, seed, window.number, probe, name)
                 products = torch.autograd.grad(
                     gradients, tensors, signs, retain_graph=probe + 1 < probes, allow_unused=True
                 )
@@ -102,7 +105,7 @@ def hutchinson(
                     if second:
                         second[i].addcmul_(sample, sample)
                 progress.advance()
-            del gradients, logits
+            del gradients, logits, signs
             for i in range(len(names)):
                 mean[i].add_(first[i], alpha=share / probes)
                 if second:

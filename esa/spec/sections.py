@@ -71,7 +71,9 @@ def _bytes(value: Any) -> Any:
         return value
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(MB|GB|TB|MiB|GiB|TiB)", value.strip())
     if match is None:
-        raise ValueError(f"'{value}' is not a size; allowed: a number of bytes, or a number with {', '.join(_UNITS)}")
+        raise ValueError(
+            f"'{value}' is not a size; allowed: bytes without quotes, or a number with {', '.join(_UNITS)}"
+        )
     return int(float(match[1]) * _UNITS[match[2]])
 
 
@@ -108,8 +110,7 @@ class Model(Section):
         description="memory: the whole model; disk: one block at a time, read from safetensors when its turn comes",
     )
     device_map: Literal["none", "auto"] = Field(
-        default="none",
-        description="none: one device; auto: spread over this machine's GPUs, for forward passes (accelerate)",
+        default="none", description="none: one device; auto: spread over this machine's GPUs, for forward passes"
     )
     trust_remote_code: bool = Field(default=False, description="run Python code from the model's repository")
     memory_budget: Bytes | None = Field(

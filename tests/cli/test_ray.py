@@ -362,6 +362,7 @@ def test_wrong_addresses(folder: Path, esa: Invoke, monkeypatch: pytest.MonkeyPa
         ("--address", "auto"): "--address: 'auto' is a Ray cluster's, and nothing runs on Ray\n  hint: add --on ray\n",
         ("--on", "slurm"): "--on: 'slurm' schedules no runs; allowed: ray\n",
         ("--on", "ray", "--address", "ray://h:10001"): "--address: 'ray://h:10001' is a Ray client's, ",
+        ("--on", "ray", "--address", "127.0.0.1:1"): "--address: no Ray cluster answers at '127.0.0.1:1': [Errno 111] ",
         ("--on", "ray", "--address", "auto"): (
             "--address: no Ray cluster answers at 'auto': Could not find any running Ray instance\n  hint: ray start --head "
         ),

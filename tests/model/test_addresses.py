@@ -6,7 +6,7 @@ import pytest
 from esa.errors import TargetError
 from esa.model import ParameterInfo, address, describe, find_parameter, format_indices, locate, parse_address, unravel
 from esa.model.addresses import ravel
-from tests.conftest import build
+from tests.conftest import build, load
 
 DOWN = "model.layers.1.mlp.down_proj.weight"
 
@@ -114,3 +114,11 @@ def test_experts_take_three_coordinates() -> None:
     name = "model.layers.0.mlp.experts.down_proj"
     assert parse_address(f"{name}:3,15,23", mixture) == (name, 4 * 16 * 24 - 1)
     assert locate(mixture[name], (1, 0, 0), "here") == 16 * 24
+
+
+def test_an_expert_takes_three_numbers() -> None:
+    """Two numbers for a weight of fused experts: the error says how many there are to give."""
+    table = load("mixtral").table
+    name = next(name for name, info in table.items() if info.expert_axis is not None)
+    with pytest.raises(TargetError, match=r"\(2, 3\) has two numbers; .* of shape \(4, \d+, \d+\), takes three"):
+        parse_address(f"{name}:2,3", table)

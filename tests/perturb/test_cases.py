@@ -7,8 +7,15 @@ import pytest
 import torch
 
 from esa.artifact import read_ranking
-from esa.errors import EsaError, TargetError
-from esa.perturb.cases import Group, Plan, group_from_addresses, groups_from_ranking, plan_cases
+from esa.errors import EsaError, SpecError, TargetError
+from esa.perturb.cases import (
+    Group,
+    Plan,
+    group_from_addresses,
+    groups_from_ranking,
+    plan_cases,
+    require_scales,
+)
 from esa.progress import Silent
 from tests.conftest import load
 from tests.perturb.planted import BOTTOM, DOWN, HEAD, RANDOM, TOP, UP, ranking, rows, spec
@@ -264,3 +271,12 @@ def test_older_lists_are_targets(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     (group,) = groups(read_ranking(path))
     assert (group.name, list(group.targets)) == ("top_k", TOP)
+
+
+def test_scales_of_floating_point_weights_are_refused_before_loading() -> None:
+    """A spec that flips scales of a model without any is an error that needs no model."""
+    flips = {"method": "bit_flip", "bit": 1, "of": "scale"}
+    with pytest.raises(SpecError) as caught:
+        require_scales(spec({"method": "zero"}, flips))
+    assert caught.value.problems == ["perturb.1.of: 'scale' is of quantised weights; model.quantization is 'none'"]
+    require_scales(spec(flips, model={"id": "m", "quantization": "nf4"}))

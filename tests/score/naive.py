@@ -259,7 +259,7 @@ def probed_diagonal(
     for n, ids in enumerate(windows.ids):
         samples.append([])
         for probe in range(probes):
-            z = [rademacher(w, 0, n, probe, name) for name, w in zip(names, weights, strict=True)]
+            z = [rademacher(torch.empty_like(w), 0, n, probe, name) for name, w in zip(names, weights, strict=True)]
             g = torch.autograd.grad(window_nll(loaded, ids), weights, create_graph=True)
             hz = torch.autograd.grad(sum((a * b).sum() for a, b in zip(g, z, strict=True)), weights)
             samples[-1].append([(a * b).double() for a, b in zip(z, hz, strict=True)])

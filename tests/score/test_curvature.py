@@ -174,12 +174,12 @@ def test_one_probe_has_no_standard_error(metric: str) -> None:
 def test_probes_come_from_their_own_streams() -> None:
     """Each seed, window, probe and parameter draws other signs, always the same ones, all of them one or minus one."""
     like = torch.zeros(40, 50)
-    first = curvature.rademacher(like, 0, 0, 0, "a")
-    assert torch.equal(first, curvature.rademacher(like, 0, 0, 0, "a"))
+    first = curvature.rademacher(torch.empty_like(like), 0, 0, 0, "a")
+    assert torch.equal(first, curvature.rademacher(torch.empty_like(like), 0, 0, 0, "a"))
     assert torch.equal(first.abs(), torch.ones_like(like))
     assert abs(float(first.mean())) < 0.07
     for other in [(1, 0, 0, "a"), (0, 1, 0, "a"), (0, 0, 1, "a"), (0, 0, 0, "b")]:
-        assert not torch.equal(first, curvature.rademacher(like, *other))
+        assert not torch.equal(first, curvature.rademacher(torch.empty_like(like), *other))
 
 
 def test_attention_is_eager_meanwhile_and_switched_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,7 @@ def test_a_budget_without_a_unit_is_refused(given: str) -> None:
     with pytest.raises(SpecError) as caught:
         spec(model={"id": "m", "memory_budget": given})
     assert caught.value.problems == [
-        f"spec: model.memory_budget: '{given}' is not a size; allowed: a number of bytes, or a number with MB, GB, TB, MiB,"
+        f"spec: model.memory_budget: '{given}' is not a size; allowed: bytes without quotes, or a number with MB, GB, TB, MiB,"
         " GiB, TiB"
     ]
 
