@@ -228,8 +228,8 @@ def _prove(weight: QuantizedWeight) -> None:
     meant, used = weight.stored(index), weight.values().reshape(-1)[: len(index)].float()
     if not torch.allclose(meant, used, rtol=1 / 64, atol=0):
         raise ModelError(
-            f"{weight.info.name} has rows of {weight.info.shape[1]} weights, no multiple of its blocks of {weight.group}:"
-            " bitsandbytes' kernel for this processor takes wrong scales for such shapes",
+            f"bitsandbytes' kernel for this processor multiplies {weight.info.name} by other numbers than its codes stand for"
+            f" (rows of {weight.info.shape[1]} weights, blocks of {weight.group})",
             where=WHERE,
             hint="--set model.quantization='int8'",
         )

@@ -261,8 +261,8 @@ def test_a_layer_that_multiplies_by_other_numbers_is_refused(monkeypatch: pytest
     with pytest.raises(ModelError) as raised:
         load_quantized("nf4")
     assert raised.value.what == (
-        "bitsandbytes dequantises model.layers.0.self_attn.q_proj.weight, of shape (64, 64), wrongly on this machine: its"
-        " blocks of 64 weights run across rows of 64"
+        "bitsandbytes' kernel for this processor multiplies model.layers.0.self_attn.q_proj.weight by other numbers than its"
+        " codes stand for (rows of 64 weights, blocks of 64)"
     )
     assert raised.value.hint == "--set model.quantization='int8'"
 
