@@ -2,24 +2,21 @@
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from esa.artifact import Step, marking_failures
 from esa.artifact.space import size_text
 from esa.artifact.steps import OUTPUTS
-from esa.data import TokenWindows, calibration_windows, source_hash
-from esa.errors import EsaError, SpecError
+from esa.data import calibration_windows, source_hash
+from esa.errors import SpecError
 from esa.model import (
     LoadedModel,
-    ParameterInfo,
     check_context,
     eligible,
     load_model,
@@ -30,16 +27,14 @@ from esa.model.footprint import footprint_of
 from esa.model.room import memory_room
 from esa.progress import Progress, Recording
 from esa.registry import METRIC_KEYS, unread_keys
-from esa.score.collect import KINDS, Collector
-from esa.score.engine import Effort, Engine, load_metrics
-from esa.score.exchange import gather_rows
+from esa.score.collect import KINDS
+from esa.score.engine import load_metrics
 from esa.score.memory import effort_of, strategy_of
 from esa.score.metric import Metric, Needs
-from esa.score.parts import DenseMaps, Parts, seeds_of
+from esa.score.parts import Parts, seeds_of
+from esa.score.passes import Passes
 from esa.score.ranks import ALONE, Ranks, joined
-from esa.score.reduce import Indices, reduce_scores
 from esa.score.refusals import require_derivatives, require_range
-from esa.score.scored import ScoredTensor
 from esa.score.strategy import Strategy
 from esa.spec import Spec
 
@@ -120,7 +115,7 @@ def run(
     parts = Parts(step.folder / f"{_PARTS}{step.id}-{loaded.facts['fingerprint'][:12]}")
     if force and ranks.first:
         shutil.rmtree(parts.folder, ignore_errors=True)
-    large: dict[str, Indices] = {}
+    passes = Passes(step, loaded, chosen, windows, effort, strategy, parts, progress, ranks)
     by_seed: dict[int | None, list[Metric]] = {}
     for metric in metrics:
         for seed in seeds_of(metric, spec.score.seeds):
@@ -131,21 +126,7 @@ def run(
         if known is not None:
             progress.warnings += known["warnings"]
         else:
-            known = _score_pass(
-                spec,
-                seed,
-                by_seed[seed],
-                loaded,
-                chosen,
-                windows,
-                effort,
-                strategy,
-                large,
-                step,
-                parts,
-                progress,
-                ranks,
-            )
+            known = passes.score(seed, by_seed[seed])
         said += [{"seed": seed, **one} for one in known["super_weights"]]
     if not ranks.first:
         return ScoreResult(step.folder, step.id, reused=False)
@@ -165,54 +146,6 @@ def run(
     for leftover in step.folder.glob(f"{_PARTS}*"):
         shutil.rmtree(leftover, ignore_errors=True)
     return ScoreResult(step.folder, step.id, reused=False)
-
-
-def _score_pass(
-    spec: Spec,
-    seed: int | None,
-    metrics: Sequence[Metric],
-    loaded: LoadedModel,
-    chosen: Mapping[str, ParameterInfo],
-    windows: Mapping[int, TokenWindows],
-    effort: Effort,
-    strategy: Strategy,
-    large: dict[str, Indices],
-    step: Step,
-    parts: Parts,
-    progress: Recording,
-    ranks: Ranks,
-) -> dict[str, Any]:
-    """Score one seed (None: what needs no data), leave its parts, and return what is to be said of it."""
-    known = len(progress.warnings)
-    order = {name: i for i, name in enumerate(chosen)}
-    collectors = {metric.name: Collector(step.id, metric.name, seed, order) for metric in metrics}
-    dense = spec.score.dense
-    try:
-        with DenseMaps(parts, step, metrics, seed, chosen) if dense and ranks.first else nullcontext() as maps:
-
-            def emit(metric: Metric, info: ParameterInfo, _: Tensor, scores: ScoredTensor, __: Tensor | None) -> None:
-                reduced = reduce_scores(scores, spec.score.keep, seed or 0, large.get(info.name))
-                if "large" in reduced.strata:
-                    large[info.name] = reduced.strata["large"]
-                collectors[metric.name].add(info, reduced)
-                if maps is not None:
-                    maps.write(metric.name, info.name, scores)
-
-            # One process writes the dense maps: it scores every tensor.
-            owners = {} if dense else ranks.owners(chosen)
-            engine = Engine(loaded, chosen, metrics, emit, progress, effort, strategy, ranks, owners)
-            engine.run(None if seed is None else windows[seed], seed or 0)
-        gather_rows(ranks, collectors)
-    except EsaError:
-        if ranks.first:
-            with suppress(OSError):  # finished passes lie in it
-                parts.folder.rmdir()
-            step.abandon(unless=parts.folder)
-        raise
-    said = {"warnings": progress.warnings[known:], "super_weights": engine.super_weights}
-    if ranks.first:
-        parts.write(seed, collectors, **said)
-    return said
 
 
 def _done(parts: Parts, seed: int | None) -> str:
