@@ -45,12 +45,22 @@ METHODS: dict[str, str] = {
     "mean": "esa.perturb.methods:mean",
     "scale": "esa.perturb.methods:scale",
     "sign_flip": "esa.perturb.methods:sign_flip",
+    "gradient": "esa.perturb.informed:gradient",
+    "adaptive": "esa.perturb.informed:adaptive",
+    "quantize": "esa.perturb.methods:quantize",
+    "clamp": "esa.perturb.methods:clamp",
     "gauss_noise": "esa.perturb.methods:gauss_noise",
+    "correlated": "esa.perturb.methods:correlated",
+    "swap": "esa.perturb.methods:swap",
     "bit_flip": "esa.perturb.methods:bit_flip",
 }
 
 TASKS: dict[str, str] = {
     "language_modeling": "esa.eval.language_modeling:evaluate",
+    "calibration_error": "esa.eval.calibration:evaluate",
+    "generation": "esa.eval.generation:evaluate",
+    "hellaswag": "esa.eval.hellaswag:TASK",
+    "lambada": "esa.eval.lambada:TASK",
 }
 
 ALIASES: dict[str, str] = {

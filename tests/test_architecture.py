@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from esa.registry import REGISTRIES, load
-from esa.spec.sections import Perturb
+from esa.spec.methods import Perturb
 
 HOUSE = Path(__file__).resolve().parent.parent / "esa"
 COMMANDS = frozenset({"score", "rank", "perturb", "eval", "overlap", "scale", "arch", "report"})
 GROUND = frozenset({"registry", "progress", "errors"})
 SPEC = GROUND | {"spec"}
 ARTIFACT = SPEC | {"artifact"}
-MODEL = ARTIFACT | {"model", "data"}
+MODEL = ARTIFACT | {"model", "data", "statistics"}
 # part -> the parts it may import besides itself
 ALLOWED = {
     "cli": MODEL | COMMANDS,
@@ -26,13 +26,14 @@ ALLOWED = {
     "perturb": MODEL | {"eval"},
     "model": ARTIFACT,
     "data": ARTIFACT,
+    "statistics": ARTIFACT,
     "artifact": SPEC,
     "spec": GROUND,
     "registry": frozenset({"errors"}),
     "progress": frozenset(),
     "errors": frozenset(),
 }
-TORCHLESS = ("errors", "registry", "progress", "spec", "artifact", "rank", "overlap", "scale", "report")
+TORCHLESS = ("errors", "registry", "progress", "spec", "artifact", "statistics", "rank", "overlap", "scale", "report")
 HEAVY = ("torch", "transformers", "polars", "altair")
 # Which kinds cite a source: a metric and a method are the field's, a selector and a task's figures are plain definitions.
 SOURCED = ("metric", "method")

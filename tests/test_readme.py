@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from esa.registry import METHODS, METRICS, SELECTORS
-from esa.spec.sections import Perturb, Spec
+from esa.spec.methods import Perturb
+from esa.spec.sections import Spec
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -16,7 +17,9 @@ def spec_keys() -> list[str]:
     keys = ["`name`", "`question`", *(f"`[[perturb]] {key}`" for key in [*Perturb.model_fields, "repeats"])]
     for name, field in Spec.model_fields.items():
         fields = getattr(field.annotation, "model_fields", {})
-        keys += [f"`{name}.{key}`" for key in fields]
+        for key, inner in fields.items():
+            below = getattr(inner.annotation, "model_fields", None)
+            keys += [f"`{name}.{key}`"] if below is None else [f"`{name}.{key}.{one}`" for one in below]
     return keys
 
 

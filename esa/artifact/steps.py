@@ -30,18 +30,32 @@ _MOST_WORDS = 2000  # characters of an error that are kept
 # What each step reads of the spec: nothing else enters its id.
 STEP_KEYS: dict[str, tuple[str, ...]] = {
     "score": ("model", "calibration", "score"),
-    "rank": ("rank",),
-    "perturb": ("model", "eval", "score.seeds", "rank.k", "rank.seeds", "perturb"),  # the first seed drives the draws
+    "rank": ("rank", "confirm.metric", "confirm.k", "confirm.draws"),
+    "perturb": (
+        *("model", "eval", "score.seeds", "rank.k", "rank.seeds", "perturb"),  # the first seed drives the draws
+        *("confirm", "statistics"),
+    ),
+    "faults": ("model", "eval", "score.seeds", "faults", "statistics"),
+    "truth": ("model", "eval", "score.seeds", "truth", "statistics"),
     "overlap": ("overlap", "score.metrics", "rank.k"),  # the order of the lists, and K where overlap.k is not given
+    "curve": ("overlap", "rank.k", "curve"),
     "eval": ("model", "eval"),
     "report": ("name", "question"),
 }
+_LISTS = ("texts", "lengths", "seeds")  # of what esa eval alone measures
+_TASK_KEYS = ("tasks", "task_sources", "task_items", "prompts", "new_tokens")
 _NOT_READ = {
     ("rank", "rank"): ("seeds",),
     ("eval", "eval"): ("rewrites",),
-    ("perturb", "eval"): ("texts", "lengths"),
+    ("perturb", "eval"): ("texts", "lengths", "seeds"),
+    ("faults", "eval"): (*_LISTS, *_TASK_KEYS, "rewrites"),
+    ("truth", "eval"): (*_LISTS, *_TASK_KEYS),
+    ("faults", "statistics"): ("resamples", "permutations", "margin", "fdr", "few_windows"),
+    ("truth", "statistics"): ("permutations", "margin", "fdr", "few_windows"),
     ("eval", "model"): ("memory_budget",),
     ("perturb", "model"): ("memory_budget",),
+    ("faults", "model"): ("memory_budget",),
+    ("truth", "model"): ("memory_budget",),
 }
 _NEVER_READ = ("shape", "residency", "device_map")  # of the model: what predicts and is checked, and where weights are
 
@@ -57,7 +71,7 @@ def step_keys(step: str, spec: Spec) -> dict[str, Any]:
         section, _, key = dotted.partition(".")
         value = tree.get(section)
         if key:
-            value = tree[section][key]
+            value = tree[section].get(key)  # none where it is not set
         elif isinstance(value, dict):
             value = {
                 name: item

@@ -16,7 +16,7 @@ from esa.perturb.hooks import check_hooked
 from esa.perturb.methods import bit_width
 from esa.progress import Progress
 from esa.spec import Spec
-from esa.spec.sections import BitFlip, Drawing, Mean, Perturb
+from esa.spec.methods import BitFlip, Drawing, Mean, Perturb
 
 _DOSES = ("factor", "sigma", "prob", "bits")
 

@@ -13,7 +13,8 @@ from esa.errors import SpecError
 from esa.registry import suggest
 from esa.spec.lines import Path as KeyPath
 from esa.spec.lines import key_lines
-from esa.spec.sections import Perturb, Spec
+from esa.spec.methods import TABLES, Perturb
+from esa.spec.sections import Spec
 
 # What pydantic says of Python types, in the words of TOML.
 _WORDS = {
@@ -185,8 +186,8 @@ def _tuples(value: Any) -> Any:
 
 def _problem(item: dict[str, Any], origins: Origins, path: str) -> str:
     """Return ``file:line: section.key: what`` for one problem."""
-    methods = set(_method_names())
-    key = tuple(part for part in item["loc"] if not (part in methods and item["loc"][0] == "perturb"))
+    tags = {*_method_names(), "one", "many"}  # what pydantic adds where a table or value is one of several
+    key = tuple(part for part in item["loc"] if not (part in tags and item["loc"][0] == "perturb"))
     at: str | None = None
     for end in range(len(key), 0, -1):
         if key[:end] in origins:
@@ -227,16 +228,10 @@ def _keys_at(key: tuple[Any, ...], loc: tuple[Any, ...]) -> list[str]:
     model: type[BaseModel] = Spec
     for part in key:
         if part == "perturb":
-            named = {cls.model_fields["method"].annotation.__args__[0]: cls for cls in _leaf_classes(Perturb)}  # type: ignore[union-attr]
-            return sorted(next((named[p] for p in loc if p in named), Perturb).model_fields)
+            return sorted(next((TABLES[p] for p in loc if p in TABLES), Perturb).model_fields)
         annotation = (
             model.model_fields[part].annotation if isinstance(part, str) and part in model.model_fields else None
         )
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             model = annotation
     return [*sorted(model.model_fields), *(["extends", "sweep"] if model is Spec else [])]
-
-
-def _leaf_classes(cls: type[Perturb]) -> list[type[Perturb]]:
-    below = cls.__subclasses__()
-    return [cls] if not below else [leaf for child in below for leaf in _leaf_classes(child)]

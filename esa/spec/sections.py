@@ -1,90 +1,30 @@
 """The sections of a spec: every key, its type, its default and what it may be."""
 
-import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from esa.errors import EsaError
-from esa.registry import canonical
+from esa.spec.methods import AnyPerturb
 from esa.spec.texts import ALLOWED as SOURCES
-from esa.spec.texts import parse_source
+from esa.spec.values import (
+    Bos,
+    Bytes,
+    Counts,
+    GroupName,
+    Lengths,
+    MethodName,
+    MetricName,
+    Section,
+    Seed,
+    Source,
+    TaskName,
+    Unit,
+    distinct,
+    number_or_auto,
+    one_or_many,
+)
 
-
-def _registered(kind: str) -> BeforeValidator:
-    def check(value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        try:
-            return canonical(kind, value)
-        except EsaError as error:
-            raise ValueError(error.what) from None
-
-    return BeforeValidator(check)
-
-
-def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    if len(set(values)) != len(values):
-        raise ValueError(f"names a value twice: {list(values)}")
-    return values
-
-
-def _one_or_many(value: Any) -> Any:
-    return (value,) if isinstance(value, int | str) else value
-
-
-def _number_or_auto(value: Any) -> Any:
-    if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise ValueError(f"{value!r} is not allowed; allowed: an integer of at least 1, 'auto'")
-    return value
-
-
-def _bos(value: Any) -> Any:
-    if not isinstance(value, bool) and value != "auto":
-        raise ValueError(f"{value!r} is not allowed; allowed: true, false, 'auto'")
-    return value
-
-
-def _source(value: str) -> str:
-    parse_source(value)  # raises ValueError
-    return value
-
-
-MetricName = Annotated[str, _registered("metric")]
-GroupName = Annotated[str, _registered("group")]
-Seed = Annotated[int, Field(ge=0)]
-Source = Annotated[str, AfterValidator(_source)]
-Bos = Annotated[bool | Literal["auto"], BeforeValidator(_bos)]
-Counts = Annotated[
-    tuple[Annotated[int, Field(ge=1)], ...],
-    BeforeValidator(_one_or_many),
-    AfterValidator(_distinct),
-    Field(min_length=1),
-]
-Lengths = Annotated[tuple[Annotated[int, Field(ge=2)], ...], BeforeValidator(_one_or_many), AfterValidator(_distinct)]
-_UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
-
-
-def _bytes(value: Any) -> Any:
-    """Return ``"8 GB"`` as a number of bytes."""
-    if not isinstance(value, str):
-        return value
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(MB|GB|TB|MiB|GiB|TiB)", value.strip())
-    if match is None:
-        raise ValueError(
-            f"'{value}' is not a size; allowed: bytes without quotes, or a number with {', '.join(_UNITS)}"
-        )
-    return int(float(match[1]) * _UNITS[match[2]])
-
-
-Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=1)]
-Unit = Literal["weight", "output", "input", "layer", "block", "component"]
-
-
-class Section(BaseModel):
-    """A strict, frozen table of a spec: unknown keys are refused."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", protected_namespaces=())
+Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Model(Section):
@@ -121,6 +61,12 @@ class Model(Section):
         default=None,
         description="the configuration's own keys, model_type first: predicts memory without the network; checked at load",
     )
+
+    null: Literal["none", "shuffled", "random"] = Field(
+        default="none",
+        description="shuffled: the entries of every matrix permuted; random: initialised afresh; what a detector may not find",
+    )
+    null_seed: Seed = Field(default=0, description="of the permutation or the initialisation")
 
     @model_validator(mode="after")
     def _consistent(self) -> "Model":
@@ -167,7 +113,7 @@ class Eval(Windows):
     length: int = Field(default=128, ge=2, description="tokens of a window, BOS included")
     sample: Literal["random", "first"] = Field(default="first", description="draw windows by seed, or take the first")
     batch_tokens: int = Field(default=2048, ge=2, description="tokens evaluated at once")
-    texts: Annotated[tuple[Source, ...], BeforeValidator(_one_or_many), AfterValidator(_distinct)] | None = Field(
+    texts: Annotated[tuple[Source, ...], BeforeValidator(one_or_many), AfterValidator(distinct)] | None = Field(
         default=None, min_length=1, description="esa eval measures on each of these; eval.source by default"
     )
     lengths: Lengths | None = Field(
@@ -175,6 +121,20 @@ class Eval(Windows):
         min_length=1,
         description="esa eval measures at each of these, over windows x length tokens; eval.length by default",
     )
+    seeds: Annotated[tuple[Seed, ...], AfterValidator(distinct)] = Field(
+        default=(0,),
+        min_length=1,
+        description="esa eval measures on the windows that each of these draws; more than one needs sample = 'random'",
+    )
+    tasks: Annotated[tuple[TaskName, ...], BeforeValidator(one_or_many), AfterValidator(distinct)] = Field(
+        default=("language_modeling",), min_length=1, description="names from the task registry"
+    )
+    task_sources: dict[TaskName, Source] | None = Field(
+        default=None, description="where a task's items come from, such as file:items.jsonl; its own hf: dataset by default"
+    )
+    task_items: int | None = Field(default=None, ge=1, description="only the first items of each task; all by default")
+    prompts: int = Field(default=8, ge=1, description="of generation: windows that are continued")
+    new_tokens: int = Field(default=32, ge=1, description="of generation: tokens of a greedy continuation")
     rewrites: int = Field(
         default=20,
         ge=0,
@@ -182,13 +142,33 @@ class Eval(Windows):
     )
 
 
+class Ensemble(Section):
+    """Several metrics combined into one, called ensemble; rank 1 is the highest score, N the number of weights."""
+
+    metrics: Annotated[tuple[MetricName, ...], AfterValidator(distinct)] = Field(
+        default=(), description="of score.metrics, two or more; none: no ensemble"
+    )
+    rule: Literal["mean_rank", "borda", "quantile_product"] = Field(
+        default="mean_rank",
+        description="mean_rank: N + 1 minus the mean rank; borda: sum of max(0, depth + 1 - rank); quantile_product: product of"
+        " the quantiles",
+    )
+    depth: int = Field(default=4096, ge=1, description="of borda: ranks beyond it give nothing")
+
+    @model_validator(mode="after")
+    def _several(self) -> "Ensemble":
+        if len(self.metrics) == 1:
+            raise ValueError(f"an ensemble of '{self.metrics[0]}' alone is that metric; allowed: none, or two and more")
+        return self
+
+
 class Score(Section):
     """Which metrics, from which seeds, over which weights."""
 
-    metrics: Annotated[tuple[MetricName, ...], AfterValidator(_distinct)] = Field(
+    metrics: Annotated[tuple[MetricName, ...], AfterValidator(distinct)] = Field(
         default=("act_mag", "grad_x_weight"), min_length=1, description="names from the metric registry"
     )
-    seeds: Annotated[tuple[Seed, ...], AfterValidator(_distinct)] = Field(
+    seeds: Annotated[tuple[Seed, ...], AfterValidator(distinct)] = Field(
         default=(0,), min_length=1, description="each draws its own calibration windows, probes and random groups"
     )
     reduction: Literal["window", "mean"] = Field(
@@ -205,7 +185,7 @@ class Score(Section):
         ge=1,
         description="Rademacher probes per window for curvature; its standard error is honest from 16 on",
     )
-    probe_groups: Annotated[Annotated[int, Field(ge=1)] | Literal["auto"], BeforeValidator(_number_or_auto)] = Field(
+    probe_groups: Annotated[Annotated[int, Field(ge=1)] | Literal["auto"], BeforeValidator(number_or_auto)] = Field(
         default="auto",
         description="groups of blocks that curvature takes one after the other; auto: as few as model.memory_budget allows",
     )
@@ -227,6 +207,14 @@ class Score(Section):
         description="globs on the parameter, component=NAME or block=N; empty: all of two dimensions or more",
     )
     exclude: tuple[str, ...] = Field(default=(), description="the same, left out")
+    ensemble: Ensemble = Ensemble()
+
+    @model_validator(mode="after")
+    def _scored(self) -> "Score":
+        missing = [name for name in self.ensemble.metrics if name not in self.metrics]
+        if missing:
+            raise ValueError(f"ensemble.metrics names '{missing[0]}', which score.metrics does not")
+        return self
 
 
 class Rank(Section):
@@ -236,10 +224,12 @@ class Rank(Section):
         default="global", description="K over all, in each tensor, block or component"
     )
     k: Counts = Field(default=(1, 10, 100), description="how many; a list gives prefixes of one ranking")
-    groups: Annotated[tuple[GroupName, ...], AfterValidator(_distinct)] = Field(
+    groups: Annotated[tuple[GroupName, ...], AfterValidator(distinct)] = Field(
         default=("top_k", "random_k", "bottom_k"), min_length=1, description="names from the selector registry"
     )
-    draws: int = Field(default=5, ge=1, description="independent draws of random_k")
+    draws: int = Field(
+        default=19, ge=1, description="independent draws of random_k; 19 are the fewest with which a rank reaches p = 0.05"
+    )
     seeds: Literal["first", "all"] = Field(default="first", description="which score seeds are perturbed")
     aggregate: Literal["weight", "output", "input", "tensor"] = Field(
         default="weight", description="rank single weights, or whole outputs, inputs or tensors"
@@ -250,129 +240,64 @@ class Rank(Section):
     )
 
 
-class Perturb(Section):
-    """What every method of perturbation shares."""
+class Confirm(Section):
+    """The one confirmatory test of a run, named before it is seen; every other test is a screen."""
 
-    unit: Literal["joint", "single"] = Field(default="joint", description="all K at once, or each of the K alone")
-    groups: Annotated[tuple[GroupName, ...], AfterValidator(_distinct)] | None = Field(
-        default=None, description="only these groups of the ranking; all by default"
+    metric: MetricName | Literal["ensemble"] | None = Field(
+        default=None, description="whose top_k is tested against random_k; none: no confirmatory test"
     )
-    k: Annotated[Counts, Field()] | None = Field(default=None, description="only these K; those of rank.k by default")
-
-    def options(self) -> dict[str, Any]:
-        """Return the method's own options: what, with the method's name, defines the effect."""
-        shared = {"method", "repeats", *Perturb.model_fields}
-        return {key: value for key, value in self.model_dump(exclude_none=True).items() if key not in shared}
+    method: MethodName = Field(default="zero", description="one of the [[perturb]] tables, its first options")
+    k: int = Field(default=10, ge=1, description="how many weights")
+    draws: int = Field(default=199, ge=1, description="draws of random_k at this K: the smallest p is 1 / (draws + 1)")
+    alpha: Share = Field(default=0.05, description="the level of the test")
 
 
-class Drawing(Perturb):
-    """A method that draws: it is repeated."""
+class Statistics(Section):
+    """How effects become intervals and p values."""
 
-    repeats: int = Field(default=5, ge=1, description="independent draws of the perturbation")
-
-
-class Zero(Perturb):
-    """w <- 0."""
-
-    method: Literal["zero"]
-
-
-class ZeroKeepPeak(Perturb):
-    """w <- 0, its contribution given back at the peak tokens."""
-
-    method: Literal["zero_keep_peak"]
+    level: Share = Field(default=0.95, description="of intervals")
+    resamples: int = Field(default=1999, ge=99, description="bootstrap resamples of windows or items")
+    permutations: int = Field(default=9999, ge=99, description="sign flips, where all of them are more than that")
+    margin: float = Field(default=0.01, gt=0, allow_inf_nan=False, description="nats within which a change is no harm (TOST)")
+    fdr: Share = Field(default=0.05, description="false discovery rate of the screen (Benjamini-Hochberg)")
+    few_windows: int = Field(default=30, ge=2, description="under so many windows a result is flagged few_windows")
 
 
-class Mean(Perturb):
-    """w <- mean of its tensor, input or output."""
+class Faults(Section):
+    """A campaign of random bit errors over the model or a part of it."""
 
-    method: Literal["mean"]
-    over: Literal["tensor", "input", "output"] = Field(default="tensor", description="what the mean is taken over")
-
-
-class Scale(Perturb):
-    """w <- factor w."""
-
-    method: Literal["scale"]
-    factor: float = Field(default=1.2, allow_inf_nan=False, description="multiplies the weight")
-
-
-class SignFlip(Perturb):
-    """w <- -factor w."""
-
-    method: Literal["sign_flip"]
-    factor: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="multiplies the flipped weight")
-
-
-class GaussNoise(Drawing):
-    """w <- w + sigma r e."""
-
-    method: Literal["gauss_noise"]
-    sigma: float = Field(default=0.05, gt=0, allow_inf_nan=False, description="standard deviation in units of r")
-    relative_to: Literal["weight", "tensor_std", "absolute"] = Field(
-        default="weight", description="r: abs(w), the tensor's standard deviation, or 1"
+    rates: Annotated[tuple[Share, ...], BeforeValidator(one_or_many), AfterValidator(distinct)] = Field(
+        default=(), description="bit error rates: the probability that a stored bit is wrong; none: no campaign"
+    )
+    trials: int = Field(default=100, ge=1, description="fault lists per rate")
+    include: tuple[str, ...] = Field(
+        default=(), description="globs on the parameter, component=NAME or block=N; empty: every weight"
+    )
+    exclude: tuple[str, ...] = Field(default=(), description="the same, left out")
+    ecc: Literal["none", "secded"] = Field(
+        default="none", description="secded: (72,64) over consecutive stored numbers, faults on all 72 bits"
+    )
+    on_detect: Literal["keep", "zero", "stop"] = Field(
+        default="keep",
+        description="of a word with a detected error: keep its faults, zero its numbers, or stop, an outcome of its own",
+    )
+    harm: float = Field(
+        default=0.1, gt=0, allow_inf_nan=False, description="nats of damage from which a trial that still works is degraded"
     )
 
 
-class BitFlip(Drawing):
-    """Flip real bits of the stored number."""
+class Truth(Section):
+    """The sample of weights on which metrics are held against measured damage."""
 
-    method: Literal["bit_flip"]
-    of: Literal["weight", "scale"] = Field(
-        default="weight", description="the weight's own bits (its code where quantised), or its row's or block's scale"
-    )
-    prob: float | None = Field(default=None, gt=0, le=1, description="probability of each bit")
-    bits: int | None = Field(default=None, ge=1, le=32, description="this many distinct random bits")
-    bit: int | None = Field(default=None, ge=0, le=31, description="this bit; 0 is the least significant")
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> "BitFlip":
-        given = [key for key in ("prob", "bits", "bit") if getattr(self, key) is not None]
-        if len(given) != 1:
-            raise ValueError(f"bit_flip needs exactly one of prob, bits, bit; given: {', '.join(given) or 'none'}")
-        return self
-
-    def options(self) -> dict[str, Any]:
-        """Return the options that define the effect; ``of`` where it is not the weight itself."""
-        found = super().options()
-        return {key: value for key, value in found.items() if (key, value) != ("of", "weight")}
-
-    @property
-    def draws(self) -> bool:
-        """Tell whether repeats differ: a fixed position leaves nothing to chance."""
-        return self.bit is None
-
-
-_METHODS: dict[str, type[Perturb]] = {
-    "zero": Zero,
-    "zero_keep_peak": ZeroKeepPeak,
-    "mean": Mean,
-    "scale": Scale,
-    "sign_flip": SignFlip,
-    "gauss_noise": GaussNoise,
-    "bit_flip": BitFlip,
-}
-
-
-def _method_alias(value: Any) -> Any:
-    if not isinstance(value, dict) or not isinstance(value.get("method"), str):
-        return value
-    try:
-        return {**value, "method": canonical("method", value["method"])}
-    except EsaError as error:
-        raise ValueError(error.what) from None
-
-
-AnyPerturb = Annotated[
-    Annotated[Zero | ZeroKeepPeak | Mean | Scale | SignFlip | GaussNoise | BitFlip, Field(discriminator="method")],
-    BeforeValidator(_method_alias),
-]
+    weights: int = Field(default=300, ge=20, description="weights zeroed one by one, the top ones included")
+    top: int = Field(default=10, ge=1, description="of them the top ones of every metric, taken for certain")
+    strata: int = Field(default=10, ge=2, description="quantiles of every metric that the others are drawn from")
 
 
 class Overlap(Section):
     """How rankings are compared."""
 
-    by: Annotated[tuple[Unit, ...], BeforeValidator(_one_or_many), AfterValidator(_distinct)] = Field(
+    by: Annotated[tuple[Unit, ...], BeforeValidator(one_or_many), AfterValidator(distinct)] = Field(
         default=("weight",),
         min_length=1,
         description="what counts as the same: weight, output, input, layer, block, ...",
@@ -386,6 +311,15 @@ class Overlap(Section):
     )
 
 
+class Curve(Section):
+    """How agreement grows with K, windows and seeds."""
+
+    level: float = Field(
+        default=0.5, gt=0, lt=1, description="chance-corrected Jaccard from which on lists are taken to agree"
+    )
+    splits: int = Field(default=20, ge=1, description="random halves of the seeds")
+
+
 class Spec(Section):
     """A whole run: model, texts, scores, ranking, perturbations, comparison."""
 
@@ -397,4 +331,9 @@ class Spec(Section):
     score: Score = Score()
     rank: Rank = Rank()
     perturb: tuple[AnyPerturb, ...] = Field(default=(), description="one table per method")
+    confirm: Confirm = Confirm()
+    statistics: Statistics = Statistics()
+    faults: Faults = Faults()
+    truth: Truth = Truth()
     overlap: Overlap = Overlap()
+    curve: Curve = Curve()

@@ -8,15 +8,17 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from esa.registry import METRICS, SELECTORS
-from esa.spec.sections import _METHODS, Drawing, Perturb, Spec, _bytes, _one_or_many
+from esa.registry import METRICS, SELECTORS, TASKS
+from esa.spec.methods import TABLES, Drawing, Perturb
+from esa.spec.sections import Spec
+from esa.spec.values import num_bytes, one_or_many
 
 Readers = Callable[[str], Sequence[str]]
 
 WIDTH = 120
 DEFAULT, EXAMPLE = "# ", "## "  # how a line opens that holds a default, and one that holds an example
 _WIDEST = 34  # columns of a key and its value; what is wider has its words on the lines below
-_NAMES = {"metrics": METRICS, "groups": SELECTORS}
+_NAMES = {"metrics": METRICS, "groups": SELECTORS, "tasks": TASKS}
 
 # What stands for the value of a key that has no default.
 EXAMPLES: dict[str, Any] = {
@@ -26,6 +28,9 @@ EXAMPLES: dict[str, Any] = {
     "model.shape": {"model_type": "llama", "hidden_size": 576, "num_hidden_layers": 30},
     "eval.texts": ["builtin:prose_eval", "file:wiki.txt"],
     "eval.lengths": [64, 256],
+    "eval.task_items": 100,
+    "eval.task_sources": {"hellaswag": "file:items.jsonl"},
+    "confirm.metric": "act_mag",
     "perturb.groups": ["top_k"],
     "perturb.k": [5],
     "perturb.prob": 0.001,
@@ -83,20 +88,24 @@ def _section(field: FieldInfo) -> type[BaseModel] | None:
 
 def _table(key: str, section: type[BaseModel], readers: Readers, given: Mapping[str, Any]) -> Iterator[str]:
     """Yield a section: its words, its head, its keys."""
-    found = [tuple(readers(f"{key}.{name}")) for name in section.model_fields]
+    inner = {name: below for name, field in section.model_fields.items() if (below := _section(field)) is not None}
+    own = [name for name in section.model_fields if name not in inner]
+    found = [tuple(readers(f"{key}.{name}")) for name in own]
     usual = max(found, key=found.count)
     yield f"# {_first_line(section)} Read by {', '.join(usual)}."
     yield f"[{key}]"
-    yield from _laid_out(_settings(section, section.model_fields, f"{key}.", readers, given, usual))
+    yield from _laid_out(_settings(section, own, f"{key}.", readers, given, usual))
+    for name, below in inner.items():
+        yield from ("", *_table(f"{key}.{name}", below, readers, {}))
 
 
 def _methods(readers: Readers) -> Iterator[str]:
     """Yield a table per method: the first one set, with the keys that all share, the others as comments."""
     usual = tuple(readers("perturb"))
-    drawing = [method for method, section in _METHODS.items() if issubclass(section, Drawing)]
+    drawing = [method for method, section in TABLES.items() if issubclass(section, Drawing)]
     yield "# What is done to the weights: a table per method, as many as you like, and one method as often as you like."
     yield f"# unit, groups and k are keys of each; {' and '.join(drawing)}, which draw, have repeats. Read by {', '.join(usual)}."
-    for number, (method, section) in enumerate(_METHODS.items()):
+    for number, (method, section) in enumerate(TABLES.items()):
         own = [key for key in section.model_fields if key not in (*Drawing.model_fields, "method")]
         shared = [*(["repeats"] if method in drawing else []), *(Perturb.model_fields if number == 0 else [])]
         mark = "" if number == 0 else DEFAULT
@@ -150,9 +159,9 @@ def _type(key: str, field: FieldInfo, schema: Mapping[str, Any]) -> str:
     """Return what a key may be, in the words of TOML."""
     if key in _NAMES:
         return f"list of {', '.join(_NAMES[key])}"
-    if _has_validator(field, _bytes):
+    if _has_validator(field, num_bytes):
         return 'number of bytes, or text such as "8 GB"'
-    if not _has_validator(field, _one_or_many):
+    if not _has_validator(field, one_or_many):
         return _words(schema)
     items = next((one for one in (schema, *schema.get("anyOf", ())) if "items" in one), schema)["items"]
     return f"{_words(items)}, or a list of such"
@@ -161,6 +170,8 @@ def _type(key: str, field: FieldInfo, schema: Mapping[str, Any]) -> str:
 def _words(schema: Mapping[str, Any], plural: str = "") -> str:
     if "anyOf" in schema:
         return " or ".join(_words(one, plural) for one in schema["anyOf"] if one.get("type") != "null")
+    if "oneOf" in schema:  # one value or a list of such
+        return f"{_words(schema['oneOf'][0], plural)}, or a list of such"
     if "enum" in schema:
         return " or ".join(map(_toml, schema["enum"]))
     if "const" in schema:

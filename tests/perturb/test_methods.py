@@ -12,7 +12,7 @@ from esa.model import LoadedModel
 from esa.perturb.apply import Target, plan_changes
 from esa.registry import METHODS
 from esa.spec import generator
-from esa.spec.sections import BitFlip, GaussNoise, Mean, Perturb, Scale, SignFlip, Zero, ZeroKeepPeak
+from esa.spec.methods import BitFlip, GaussNoise, Mean, Perturb, Scale, SignFlip, Zero, ZeroKeepPeak
 from tests.conftest import load
 
 DOWN = "model.layers.1.mlp.down_proj.weight"

@@ -7,7 +7,8 @@ from pydantic import ValidationError
 
 from esa.errors import SpecError
 from esa.spec import Spec, spec_from_dict
-from esa.spec.sections import BitFlip, GaussNoise, Model
+from esa.spec.methods import BitFlip, GaussNoise
+from esa.spec.sections import Model
 
 
 def spec(**sections: Any) -> Spec:
@@ -21,7 +22,7 @@ DEFAULTS = {
     "calibration.length": 256, "calibration.sample": "random", "calibration.bos": "auto",
     "eval.source": "builtin:prose_eval", "eval.windows": 64, "eval.length": 128, "eval.sample": "first",
     "score.metrics": ("act_mag", "grad_x_weight"), "score.seeds": (0,), "score.probes": 16, "score.keep": 4096,
-    "rank.mode": "global", "rank.k": (1, 10, 100), "rank.groups": ("top_k", "random_k", "bottom_k"), "rank.draws": 5,
+    "rank.mode": "global", "rank.k": (1, 10, 100), "rank.groups": ("top_k", "random_k", "bottom_k"), "rank.draws": 19,
     "rank.seeds": "first", "overlap.by": ("weight",), "overlap.p": None, "perturb": (),
 }  # fmt: skip
 

@@ -13,12 +13,12 @@ from pydantic import BaseModel
 from esa.artifact.steps import readers
 from esa.registry import METHODS, METRICS, SELECTORS
 from esa.spec import Spec, load_spec, load_sweep, spec_from_dict
-from esa.spec.sections import _METHODS, Drawing, Perturb
+from esa.spec.methods import TABLES, Drawing, Perturb
 from esa.spec.template import EXAMPLES, WIDTH, spec_template
 
 TEXT = spec_template(readers, name="my_run", model="smollm2-135m")
 LINE = re.compile(r"(?P<mark>#{0,2}) ?(?P<key>[a-z_.]+) = (?P<rest>.*)")
-TABLE = re.compile(r"(?P<mark>#{0,2}) ?\[\[?(?P<table>[a-z]+)\]\]?")
+TABLE = re.compile(r"(?P<mark>#{0,2}) ?\[\[?(?P<table>[a-z.]+)\]\]?")
 
 
 def keys() -> Iterator[tuple[tuple[str, str], tuple[str, str, str]]]:
@@ -29,7 +29,7 @@ def keys() -> Iterator[tuple[tuple[str, str], tuple[str, str, str]]]:
             table = found["table"]
         elif found := LINE.fullmatch(line):
             value, _, words = found["rest"].partition("  # ") if "  # " in found["rest"] else (found["rest"], "", "")
-            if found["key"] == "method":
+            if found["key"] == "method" and table == "perturb":
                 table = tomllib.loads(f"x = {value}")["x"]
             below = itertools.takewhile(lambda other: other.startswith("#   "), lines[place + 1 :])
             said = " ".join([words, *below]).replace("#", " ")
@@ -44,10 +44,12 @@ def fields() -> dict[tuple[str, str], Any]:
     known: dict[tuple[str, str], Any] = {}
     for key, field in Spec.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            known |= {(key, name): inner for name, inner in field.annotation.model_fields.items()}
+            for name, inner in field.annotation.model_fields.items():
+                below = getattr(inner.annotation, "model_fields", None)
+                known |= {(key, name): inner} if below is None else {(f"{key}.{name}", one): f for one, f in below.items()}
         elif key != "perturb":
             known["", key] = field
-    for number, (method, section) in enumerate(_METHODS.items()):
+    for number, (method, section) in enumerate(TABLES.items()):
         shared = () if number == 0 else Perturb.model_fields
         known |= {(method, name): field for name, field in section.model_fields.items() if name not in shared}
     return known
@@ -55,7 +57,7 @@ def fields() -> dict[tuple[str, str], Any]:
 
 def uncommented(text: str, mark: str = "# ") -> str:
     """Take the mark away from every key and table behind it."""
-    pattern = rf"^{mark}(?=[a-z_.]+ = |\[\[?[a-z]+\]\]?$)"
+    pattern = rf"^{mark}(?=[a-z_.]+ = |\[\[?[a-z.]+\]\]?$)"
     return re.sub(pattern, "", text, flags=re.MULTILINE)
 
 
@@ -69,7 +71,7 @@ def test_every_key_is_there_and_no_other() -> None:
     extra = {("", "extends"), ("sweep", "score.keep"), ("sweep", "model.dtype")}
     assert set(FOUND) == {*fields(), *extra}
     assert len(list(keys())) == len(FOUND)
-    assert list(_METHODS) == list(METHODS)
+    assert list(TABLES) == list(METHODS)
 
 
 def test_it_runs_as_it_is(tmp_path: Path) -> None:
@@ -160,7 +162,7 @@ def test_registered_names_are_all_named() -> None:
     assert f"[list of {', '.join(METRICS)}; score, overlap]" in FOUND["score", "metrics"][2]
     assert f"[list of {', '.join(SELECTORS)}]" in FOUND["rank", "groups"][2]
     assert all((method, "method") in FOUND for method in METHODS)
-    drawing = [method for method, section in _METHODS.items() if issubclass(section, Drawing)]
+    drawing = [method for method, section in TABLES.items() if issubclass(section, Drawing)]
     assert f"{' and '.join(drawing)}, which draw, have repeats" in TEXT
 
 
