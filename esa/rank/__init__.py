@@ -80,7 +80,7 @@ def run(
         notes = tuple(read_manifest(step.folder).get("notes", ()))
         table = Table("ranking/1", read_table(table_path(step.folder, "ranking/1"), "ranking/1").frame, meta)
     else:
-        frame, notes = _rank(scores, pairs, spec.rank, progress)
+        frame, notes = _rank(scores, pairs, spec, progress)
         table = make_table("ranking/1", frame.with_columns(pl.lit(step.id).alias("run")), meta)
         if into_folder:
             _write(step, table, scores, notes, force)
@@ -139,8 +139,10 @@ def _names(pairs: Sequence[Pair]) -> list[str]:
     return list(dict.fromkeys(str(metric) for metric, _ in pairs))
 
 
-def _rank(scores: Scores, pairs: list[Pair], rank: Rank, progress: Progress) -> tuple[pl.DataFrame, tuple[str, ...]]:
+def _rank(scores: Scores, pairs: list[Pair], spec: Spec, progress: Progress) -> tuple[pl.DataFrame, tuple[str, ...]]:
     """Return the rows of the ranking in their order, without ``run``, and the notes of its groups."""
+    rank = spec.rank
+    _require_confirmable(spec, pairs)
     groups, notes = (rank.groups, ()) if rank.aggregate == "weight" else aggregated_groups(rank)
     scored = [group for group in groups if group != "random_k"]
     strata = {stratum for group in scored for stratum in READS[group]}
@@ -159,8 +161,35 @@ def _rank(scores: Scores, pairs: list[Pair], rank: Rank, progress: Progress) -> 
     for seed in scores.seeds if "random_k" in groups else ():
         selection = load("group", "random_k")(_universe(scores, seed), rank)
         parts.append(_named(scores, (None, seed), "random_k", rank, selection))
+        if seed == scores.seeds[0] and spec.confirm.metric is not None:
+            parts.append(_named(scores, (None, seed), "random_k", rank, _further_draws(scores, seed, spec)))
     progress.finish()
     return pl.concat(parts), notes
+
+
+def _require_confirmable(spec: Spec, pairs: list[Pair]) -> None:
+    """Raise SelectionError where the ranking could not hold what the confirmatory test compares."""
+    rank, confirm = spec.rank, spec.confirm
+    if confirm.metric is None:
+        return
+    if rank.aggregate != "weight" or not {"top_k", "random_k"} <= set(rank.groups):
+        what = f"aggregate = '{rank.aggregate}', groups = {list(rank.groups)}"
+        raise SelectionError(
+            f"compares top_k with random_k of single weights; the ranking has {what}", where="confirm.metric"
+        )
+    if confirm.k not in rank.k:
+        raise SelectionError(f"{confirm.k} is not among rank.k: {list(rank.k)}", where="confirm.k")
+    if confirm.metric not in _names(pairs):
+        raise SelectionError(
+            f"'{confirm.metric}' is not among the ranked metrics: {', '.join(_names(pairs))}", where="confirm.metric"
+        )
+
+
+def _further_draws(scores: Scores, seed: int, spec: Spec) -> Selection:
+    """Return the draws of random_k that the confirmatory test needs beyond ``rank.draws``, at its K alone."""
+    wanted = spec.rank.model_copy(update={"k": (spec.confirm.k,), "draws": spec.confirm.draws})
+    selection: Selection = load("group", "random_k")(_universe(scores, seed), wanted)
+    return Selection(selection.frame.filter(pl.col("draw") >= spec.rank.draws))
 
 
 def _universe(scores: Scores, seed: int) -> Pool:

@@ -220,7 +220,7 @@ def test_rows_know_what_they_are(folder: Path, dense: Dense) -> None:
 def test_rows_of_fused_experts_name_the_expert(tmp_path: Path) -> None:
     """The first axis of a fused tensor is the expert, for scored and for random rows."""
     folder = Dense(anatomy=EXPERTS).write(tmp_path)
-    frame = ranked(folder, mode="per_layer", k=(10,), groups=("top_k", "random_k"))
+    frame = ranked(folder, mode="per_layer", k=(10,), groups=("top_k", "random_k"), draws=5)
     fused = frame.filter(parameter="h.1.experts.down.weight")
     assert fused["expert"].to_list() == (fused["index"] // 40).to_list()
     assert fused["indices"].str.starts_with("(").all()

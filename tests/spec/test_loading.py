@@ -126,7 +126,7 @@ ONE_PROBLEM = {
     ),
     "an option of another method": (
         BASE + '[[perturb]]\nmethod = "zero"\nsigma = 1\n',
-        "s.toml:6: perturb.0.sigma: unknown key; allowed: groups, k, method, unit",
+        "s.toml:6: perturb.0.sigma: unknown key; allowed: groups, k, method, propagation, unit",
     ),
     "a factor that is no number": (
         BASE + '[[perturb]]\nmethod = "scale"\nfactor = inf\n',
@@ -283,7 +283,7 @@ BAD_OVERRIDES = [
     ("score=3", "--set score=3: score: input should be a table, not 3"),
     (
         'score.metics=["obd"]',
-        "--set score.metics=[\"obd\"]: score.metics: unknown key (did you mean 'metrics'?); allowed: dense, exclude,"
+        "--set score.metics=[\"obd\"]: score.metics: unknown key (did you mean 'metrics'?); allowed: dense, ensemble, exclude,"
         " include, keep, metrics, peak_ratio, probe_groups, probes, reduction, resamples, rounds, seeds",
     ),
     ("perturb=3", "--set perturb=3: perturb: input should be a list, not 3"),

@@ -46,7 +46,9 @@ def fields() -> dict[tuple[str, str], Any]:
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             for name, inner in field.annotation.model_fields.items():
                 below = getattr(inner.annotation, "model_fields", None)
-                known |= {(key, name): inner} if below is None else {(f"{key}.{name}", one): f for one, f in below.items()}
+                known |= (
+                    {(key, name): inner} if below is None else {(f"{key}.{name}", one): f for one, f in below.items()}
+                )
         elif key != "perturb":
             known["", key] = field
     for number, (method, section) in enumerate(TABLES.items()):
@@ -163,14 +165,14 @@ def test_registered_names_are_all_named() -> None:
     assert f"[list of {', '.join(SELECTORS)}]" in FOUND["rank", "groups"][2]
     assert all((method, "method") in FOUND for method in METHODS)
     drawing = [method for method, section in TABLES.items() if issubclass(section, Drawing)]
-    assert f"{' and '.join(drawing)}, which draw, have repeats" in TEXT
+    assert f"{', '.join(drawing)} draw: they have repeats" in TEXT
 
 
 TYPES = {
     ("calibration", "windows"): "[integer >= 1]", ("score", "peak_ratio"): "[number > 0]", ("overlap", "p"): "[number > 0 and < 1]",
     ("model", "dtype"): '["float32" or "bfloat16" or "float16"]', ("model", "trust_remote_code"): "[true or false]",
     ("calibration", "bos"): '[true or false or "auto"]', ("rank", "k"): "[integer >= 1, or a list of such; ",
-    ("score", "seeds"): "[list of integers >= 0; ", ("score", "include"): "[list of texts]", ("bit_flip", "bit"): "[integer >= 0 and <= 31]",
+    ("score", "seeds"): "[list of integers >= 0; ", ("score", "include"): "[list of texts]", ("bit_flip", "bit"): "[integer >= 0 and <= 31, or a list of such]",
     ("model", "memory_budget"): '[number of bytes, or text such as "8 GB"; ', ("model", "shape"): "[table; --dry-run]",
     ("score", "probe_groups"): '[integer >= 1 or "auto"]', ("eval", "lengths"): "[integer >= 2, or a list of such; ",
 }  # fmt: skip
