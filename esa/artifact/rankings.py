@@ -18,13 +18,16 @@ _INDEX = ("index", "indices")
 _SCORE = ("sensitivity_score", "sensitivity", "score")
 _NUMBERS = r"\d+(?:\s*,\s*\d+)*"
 _INDICES = re.compile(rf"^\s*(?:\(\s*({_NUMBERS})\s*,?\s*\)|({_NUMBERS}))\s*$")
+_AXES = r"(?:\d+|:)(?:\s*,\s*(?:\d+|:))*"  # a colon is a whole axis
+_REGION = re.compile(rf"^\s*(?:\(\s*{_AXES}\s*,?\s*\)|{_AXES}|@(?:expert|head)=\d+)\s*$")
 
 
 def read_ranking(source: str | Path) -> Table:
     """Read ``ranking/1`` from a step folder, a file or ``-``; an older CSV becomes one group ``top_k`` by score.
 
     Older columns: ``parameter|parameter_name|layer``, ``indices|index`` (``"(128000, 3303)"`` or ``128000,3303``),
-    ``sensitivity_score|sensitivity|score``. Its rank is the order of its scores (of its lines, where it has none); its
+    ``sensitivity_score|sensitivity|score``; ``indices`` may also be a row ``(507, :)``, a column ``(:, 90)``, a tensor ``:``,
+    ``@expert=3`` or ``@head=3``. Its rank is the order of its scores (of its lines, where it has none); its
     ``index`` is null where only ``indices`` are known: the row-major offset needs the tensor's shape.
     Raises ArtifactError, naming the file and what is missing.
     """
@@ -64,8 +67,8 @@ def _older(data: bytes, header: list[str], name: str) -> pl.DataFrame:
         raise ArtifactError(f"is not UTF-8: byte {error.start}", where=name) from None
     rows = []
     for line, row in enumerate(csv.DictReader(io.StringIO(text, newline=""), restval=""), start=2):
-        numbers = parse_indices(row[indices[0]])
-        if numbers is None or max(numbers) >= 1 << 63:
+        place = _place(row[indices[0]])
+        if place is None:
             raise ArtifactError(
                 f"{row[indices[0]]!r} is not an index; allowed: 128000,3303 or (128000, 3303)",
                 where=f"{name}:{line}: {indices[0]}",
@@ -76,15 +79,7 @@ def _older(data: bytes, header: list[str], name: str) -> pl.DataFrame:
             raise ArtifactError(f"{row[score]!r} is not a number", where=f"{name}:{line}: {score}") from None
         if value is not None and not math.isfinite(value):
             raise ArtifactError(f"{value} is not a score; a number is finite or null", where=f"{name}:{line}: {score}")
-        single = len(numbers) == 1
-        rows.append(
-            {
-                "parameter": row[parameter],
-                "index": numbers[0] if single else None,
-                "indices": None if single else f"({', '.join(map(str, numbers))})",
-                "score": value,
-            }
-        )
+        rows.append({"parameter": row[parameter], "index": place[0], "indices": place[1], "score": value})
     frame = pl.DataFrame(rows, schema={c: SCHEMAS["ranking/1"][c] for c in ("parameter", "index", "indices", "score")})
     if score is not None:
         frame = frame.sort("score", descending=True, nulls_last=True, maintain_order=True)
@@ -93,3 +88,13 @@ def _older(data: bytes, header: list[str], name: str) -> pl.DataFrame:
         pl.lit("top_k").alias("group"),
         pl.int_range(1, pl.len() + 1).alias("rank"),
     )
+
+
+def _place(text: str) -> tuple[int | None, str | None] | None:
+    """Return the index, or else the indices, that an older list gives; None where it is neither."""
+    numbers = parse_indices(text)
+    if numbers is None:
+        return (None, text.strip()) if _REGION.match(text) else None
+    if max(numbers) >= 1 << 63:
+        return None
+    return (numbers[0], None) if len(numbers) == 1 else (None, f"({', '.join(map(str, numbers))})")

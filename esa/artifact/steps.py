@@ -37,6 +37,7 @@ STEP_KEYS: dict[str, tuple[str, ...]] = {
     ),
     "faults": ("model", "eval", "score.seeds", "faults", "statistics"),
     "truth": ("model", "eval", "score.seeds", "truth", "statistics"),
+    "detector": ("model", "eval", "score.seeds", "statistics"),
     "overlap": ("overlap", "score.metrics", "rank.k"),  # the order of the lists, and K where overlap.k is not given
     "curve": ("overlap", "rank.k", "curve"),
     "eval": ("model", "eval"),
@@ -51,11 +52,14 @@ _NOT_READ = {
     ("faults", "eval"): (*_LISTS, *_TASK_KEYS, "rewrites"),
     ("truth", "eval"): (*_LISTS, *_TASK_KEYS),
     ("faults", "statistics"): ("resamples", "permutations", "margin", "fdr", "few_windows"),
+    ("detector", "eval"): (*_LISTS, *_TASK_KEYS),
+    ("detector", "statistics"): ("permutations", "fdr"),
     ("truth", "statistics"): ("permutations", "margin", "fdr", "few_windows"),
     ("eval", "model"): ("memory_budget",),
     ("perturb", "model"): ("memory_budget",),
     ("faults", "model"): ("memory_budget",),
     ("truth", "model"): ("memory_budget",),
+    ("detector", "model"): ("memory_budget",),
 }
 _NEVER_READ = ("shape", "residency", "device_map")  # of the model: what predicts and is checked, and where weights are
 

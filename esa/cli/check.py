@@ -24,6 +24,8 @@ def command(
     """
     from esa.data import check_source
     from esa.errors import EsaError, SpecError
+    from esa.eval.item_rows import check_rows
+    from esa.eval.tasks import sources
     from esa.spec import dump_spec, load_sweep
 
     runs = load_sweep(spec, overrides or [])
@@ -36,6 +38,13 @@ def command(
                     check_source(source, key)
                 except EsaError as error:
                     problems.append(f"{spec}: {error.where}: {error.what}")
+        try:
+            for source, key in sources(one).values():
+                check_rows(source, key)
+        except SpecError as error:
+            problems += [f"{spec}: {problem}" for problem in error.problems]
+        except EsaError as error:
+            problems.append(f"{spec}: {error.where}: {error.what}")
     if problems:
         raise SpecError(list(dict.fromkeys(problems)))
     if not quiet:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -10,14 +11,26 @@ from esa.artifact.steps import OUTPUTS, STEP_KEYS
 from esa.errors import EsaError
 from esa.spec import Spec, dump_spec
 
+if TYPE_CHECKING:
+    from esa.model.footprint import Footprint
+
 _GB = 1e9
+_COMPARING = (
+    "perturb",
+    "faults",
+    "truth",
+    "detector",
+)  # steps that remember the intact model and compare changed ones with it
 
 
-def print_plan(runs: Sequence[Spec], steps: Sequence[str], out: Path | None) -> None:
-    """Print the plan of every run: comments around the resolved spec, so that the whole is TOML."""
+def print_plan(runs: Sequence[Spec], steps: Sequence[str], out: Path | None, num_targets: int | None = None) -> None:
+    """Print the plan of every run: comments around the resolved spec, so that the whole is TOML.
+
+    ``num_targets``: of a campaign on addresses instead of a ranking.
+    """
     for spec in runs:
         typer.echo(dump_spec(spec).rstrip())
-        for line in _plan(spec, steps, out):
+        for line in _plan(spec, steps, out, num_targets):
             typer.echo(f"# {line}".rstrip())
 
 
@@ -32,7 +45,7 @@ def print_members(runs: Sequence[Spec], numbers: Sequence[int]) -> None:
     typer.echo("")
 
 
-def _plan(spec: Spec, steps: Sequence[str], out: Path | None) -> list[str]:
+def _plan(spec: Spec, steps: Sequence[str], out: Path | None, num_targets: int | None) -> list[str]:
     from esa.model.footprint import BASE_BYTES, footprint
     from esa.model.loading import choose_device
     from esa.model.room import memory_room
@@ -41,6 +54,7 @@ def _plan(spec: Spec, steps: Sequence[str], out: Path | None) -> list[str]:
     room = memory_room(spec.model, choose_device(spec.model.device)[0])
     stages: dict[str, int] = {}
     lines = ["", "passes"]
+    chances: list[str] = []
     if "score" in steps:
         from esa.score.memory import effort_of, passes, strategy_of
         from esa.score.refusals import require_derivatives
@@ -51,25 +65,37 @@ def _plan(spec: Spec, steps: Sequence[str], out: Path | None) -> list[str]:
         lines += [f"  score: {step}" for step in passes(spec, effort, strategy)]
         stages |= {name if name == "load" else f"score: {name}": size for name, size in found.items()}
     if "perturb" in steps and spec.perturb:
-        lines.append(f"  perturb: {_evaluations(spec)}")
-    if "eval" in steps:
-        from esa.eval.combinations import combinations
+        from esa.cli.perturb_plan import campaign_lines, p_value_lines
 
-        lines += [
-            f"  eval: {one.section.source}, {one.section.windows} windows of {one.section.length} tokens, forward"
-            for one in combinations(spec)
-        ]
+        lines += [f"  perturb: {line}" for line in campaign_lines(spec, num_targets)]
+        chances = ["", "smallest p", *(f"  {line}" for line in p_value_lines(spec, num_targets))]
+    if "faults" in steps:
+        lines += [f"  faults: {line}" for line in _faults(spec, model)]
+    if "truth" in steps:
+        lines.append(
+            f"  truth: the intact model, {spec.eval.rewrites} rewrites for the noise floor, and at most {spec.truth.weights}"
+            f" weights, each {spec.eval.windows} windows of {spec.eval.length} tokens, from the first block that changed"
+        )
+    if "detector" in steps:
+        lines.append(
+            f"  detector: each candidate alone, each group together and without one, {spec.eval.windows} windows of"
+            f" {spec.eval.length} tokens, from the first block that changed"
+        )
+    if "eval" in steps:
+        lines += [f"  eval: {line}" for line in _measured(spec)]
     held = {"none": f"{model.item_bytes} bytes each"}.get(
         spec.model.quantization, f"linear maps as {spec.model.quantization}"
     )
+    lines += chances
     where = ", one block of them in memory at a time" if model.on_disk else ""
     lines += ["", f"memory ({model.num_parameters:,} weights, {held}{where})"]
-    if "perturb" in steps or "eval" in steps:
+    comparing = next((step for step in _COMPARING if step in steps), None)
+    if comparing or "eval" in steps:
         from esa.eval import memory as eval_memory
 
-        remembers = "perturb" in steps
         stages |= {"load": BASE_BYTES + max(model.load_bytes, model.weight_bytes)}
-        stages["perturb" if remembers else "eval"] = eval_memory.predicted_peak(spec, model, room, remembers=remembers)
+        peak = eval_memory.predicted_peak(spec, model, room, remembers=comparing is not None)
+        stages[comparing or "eval"] = peak
     lines += [f"  {name:<22}{size / _GB:8.2f} GB" for name, size in stages.items()]
     binding = max(stages, key=lambda name: stages[name])
     lines.append(f"  peak {stages[binding] / _GB:.2f} GB, bound by {binding}")
@@ -85,23 +111,39 @@ def _plan(spec: Spec, steps: Sequence[str], out: Path | None) -> list[str]:
     return lines
 
 
-def _evaluations(spec: Spec) -> str:
-    groups = {
-        "top_k": len(spec.score.metrics),
-        "bottom_k": len(spec.score.metrics),
-        "matched_k": len(spec.score.metrics),
-    }
-    groups["random_k"] = spec.rank.draws
-    seeds = len(spec.score.seeds) if spec.rank.seeds == "all" else 1
-    most = 0
-    for section in spec.perturb:
-        chosen = section.groups or spec.rank.groups
-        sets = max(section.k or spec.rank.k) if section.unit == "single" else len(section.k or spec.rank.k)
-        most += sum(groups[group] for group in chosen) * sets * seeds * getattr(section, "repeats", 1)
-    return (
-        f"the intact model, {spec.eval.rewrites} rewrites for the noise floor, and at most {most} cases,"
-        f" each {spec.eval.windows} windows of {spec.eval.length} tokens, from the first block that changed"
-    )
+def _measured(spec: Spec) -> list[str]:
+    """Return what esa eval runs forward: texts at lengths, of each seed, and the tasks."""
+    from esa.eval.combinations import combinations
+    from esa.eval.tasks import ON_WINDOWS, reads_windows, sources
+
+    seeds = f" of each of {len(spec.eval.seeds)} seeds" if len(spec.eval.seeds) > 1 else ""
+    texts = [
+        f"{one.section.source}, {one.section.windows} windows of {one.section.length} tokens{seeds}, forward"
+        for one in combinations(spec)
+    ]
+    again = [f"{name}: on the same windows again" for name in spec.eval.tasks if name in ON_WINDOWS]
+    number = "all" if spec.eval.task_items is None else f"the first {spec.eval.task_items:,}"
+    items = [f"{name}: {number} items of {source}, forward" for name, (source, _) in sources(spec).items()]
+    return [*(texts if reads_windows(spec) else []), *again, *items]
+
+
+def _faults(spec: Spec, model: "Footprint") -> list[str]:
+    """Return the trials of a campaign of random faults, and how many faults each has on average."""
+    from esa.perturb.bit_sweep import stored_width
+    from esa.perturb.fault_lists import Store, chosen
+
+    rules = spec.faults
+    names = chosen(model.table, rules)
+    lines = [
+        f"the intact model and {rules.trials} trials at each of {len(rules.rates)} rates, each {spec.eval.windows} windows of"
+        f" {spec.eval.length} tokens, from the first block that is hit"
+    ]
+    if spec.model.quantization != "none":
+        return [*lines, "how many bits the codes have is known once the model is loaded"]
+    width = stored_width(spec.model.dtype, "none")
+    total = sum(Store(name, model.table[name].numel, width).num_bits(rules.ecc) for name in names)
+    rates = [f"{rate:g}: {rate * total:,.3g} faults a trial" for rate in rules.rates]
+    return [*lines, f"{total:,} bits of {len(names)} parameters; rate {'; '.join(rates) or 'none'}"]
 
 
 def _folder(spec: Spec, step: str, out: Path | None, *, alone: bool) -> str:

@@ -1,6 +1,7 @@
-"""``esa eval``: measure the intact model on texts, at context lengths."""
+"""``esa eval``: measure the intact model on texts, at context lengths, and on tasks."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -8,11 +9,6 @@ from esa.cli import options
 from esa.cli.options import SPEC
 from esa.cli.session import begin, check_format, deliver, folder_target, handled, is_file_target, read_spec
 from esa.errors import CheckError
-
-if TYPE_CHECKING:
-    from esa.artifact import Table
-
-_SHOWN = {"perplexity": "perplexity", "nll": "nll", "bits_per_byte": "bits/byte", "accuracy": "accuracy"}
 
 
 @handled
@@ -37,6 +33,33 @@ def command(
             rich_help_panel=SPEC,
         ),
     ] = None,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tasks",
+            help="language_modeling, calibration_error, generation, hellaswag, lambada; repeatable, or with commas."
+            " Short for eval.tasks.",
+            metavar="NAME,...",
+            rich_help_panel=SPEC,
+        ),
+    ] = None,
+    harness: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--harness",
+            help="Also run this task of lm-evaluation-harness, or a task's .yaml file, on the model in memory; repeatable."
+            " Needs the extra eval.",
+            metavar="TASK",
+        ),
+    ] = None,
+    power: Annotated[
+        Path | None,
+        typer.Option(
+            "--power",
+            help="Finished perturb step to plan from: how many windows and random draws an effect needs.",
+            metavar="FOLDER",
+        ),
+    ] = None,
     model: Annotated[str | None, typer.Option("--model", help="Short for model.id.", rich_help_panel=SPEC)] = None,
     device: Annotated[
         str | None, typer.Option("--device", help="Short for model.device.", rich_help_panel=SPEC)
@@ -52,66 +75,50 @@ def command(
     list_names: options.ListNames = False,
     version: options.Version = False,
 ) -> None:
-    """Measure perplexity, NLL, bits per byte and token accuracy of the intact model on each text, at each length.
+    """Measure perplexity, NLL, bits per byte and token accuracy of the intact model on each text, at each length; and tasks.
 
-    Every length reads the same stretch of text: as many tokens as eval.windows windows of eval.length hold. Prints a table
-    on stderr and the step's folder on stdout; with -o - the table as CSV. NaN or infinite logits end with exit code 4.
+    Every length reads the same stretch of text: as many tokens as eval.windows windows of eval.length hold. --tasks replaces
+    language modelling by those it names; their items come from eval.task_sources. Prints tables on stderr and the step's
+    folder on stdout; with -o - the table as CSV. NaN or infinite logits end with exit code 4.
 
     Examples:
     `esa eval -s specs/quickstart.toml --text file:wiki.txt -o -`
 
     `esa eval -s s.toml --text builtin:prose --text hf:Salesforce/wikitext/wikitext-2-raw-v1:test --length 128 --length 512`
+
+    `esa eval -s s.toml --tasks hellaswag,lambada --set eval.task_sources.lambada=file:lambada.jsonl`
+
+    `esa eval -s s.toml --power outputs/pilot/perturb-0123456789ab`
     """
     progress = begin(quiet=quiet, verbose=verbose, threads=threads)
     format = check_format(format)
-    shorthand = {"eval.texts": text, "eval.lengths": length, "model.id": model, "model.device": device}
+    shorthand = {
+        **{"eval.texts": text, "eval.lengths": length, "model.id": model, "model.device": device},
+        "eval.tasks": [name.strip() for words in tasks or () for name in words.split(",")],
+    }
     chosen = read_spec(spec, overrides, shorthand, only)
     if dry_run:
-        from esa.cli.dry_run import print_plan
+        from esa.cli import dry_run as plan_of_run
 
-        print_plan([chosen], ["eval"], folder_target(out))
+        plan_of_run.print_plan([chosen], ["eval"], folder_target(out))
         return
     from esa import eval
+    from esa.cli.eval_tables import print_evaluations, print_plan, print_spread
+    from esa.eval import planning
 
+    plans = planning.plan(power) if power is not None else []  # a wrong folder is told before anything is measured
     with progress.closing():
-        result = eval.run(chosen, out=folder_target(out), force=force, progress=progress)
+        result = eval.run(chosen, harness=harness or (), out=folder_target(out), force=force, progress=progress)
     if not quiet and not is_file_target(out):
-        print_evaluations(result.table)
+        print_evaluations(result.table.frame)
+        print_spread(result.spread)
+    if plans:
+        print_plan(plans, planning.EFFECTS, planning.POWER, planning.ALPHA)
     deliver(result.table, out, format, result.folder)
-    if result.nonfinite:
-        found = ", ".join(f"{source} at length {number:,}" for source, number in result.nonfinite)
+    broken = [f"{source} at length {number:,}" for source, number in result.nonfinite] + result.nonfinite_tasks
+    if broken:
         raise CheckError(
-            f"NaN or infinite logits on {found}: its metrics are null",
+            f"NaN or infinite logits on {', '.join(broken)}: its metrics are null",
             where=str(result.folder),
             hint=None if "float32" in (chosen.model.dtype, chosen.model.compute) else "try model.compute = 'float32'",
         )
-
-
-def print_evaluations(table: "Table") -> None:
-    """Print a row per text and length: each metric with its standard error over windows."""
-    from esa.cli.console import print_table
-
-    rows = []
-    for _, part in table.frame.group_by("case", maintain_order=True):
-        found = {row["metric"]: row for row in part.to_dicts()}
-        first = found["nll"]
-        rows.append(
-            [
-                first["source"],
-                f"{first['length']:,}",
-                f"{first['num_items']:,}",
-                *(_with_error(found[n]) for n in _SHOWN),
-            ]
-        )
-    bos = "each window opens with BOS" if table.frame["bos"][0] else "no BOS"
-    title = f"Intact model (\u00b1 standard error over windows; {bos})"
-    header = ["text", "length", "windows", *_SHOWN.values()]
-    print_table(title, header, rows, right=header[1:])
-
-
-def _with_error(row: dict[str, Any]) -> str:
-    """Return a value with its standard error, where it has one (from two windows on)."""
-    from esa.cli.console import number
-
-    value = number(row["value"])
-    return value if row["stderr"] is None else f"{value} \u00b1 {number(row['stderr'], 2)}"

@@ -25,6 +25,7 @@ class Finished:
     ranking: "pl.DataFrame"
     damage: "pl.DataFrame | None"
     stability: dict[str, Any] | None
+    perturbed: Path | None = None
 
 
 def run_member(spec: "Spec", path: Path | None, root: Path, *, force: bool, progress: Progress) -> Finished:
@@ -52,21 +53,21 @@ def run_member(spec: "Spec", path: Path | None, root: Path, *, force: bool, prog
     ranked = rank.run(scored.folder, spec=spec, **shared)
     assert ranked.folder is not None
     steps = {"score": scored.folder.name, "rank": ranked.folder.name}
-    damage = None
+    damage = perturbed = None
     if spec.perturb:
         step = perturb.perturb_step(spec, {"ranking": read_manifest(ranked.folder)["run"]}, root)
         if loaded is None and (force or not step.complete):
             loaded = load_model(spec.model, progress)
         calibration = [data["sha256"] for data in read_manifest(scored.folder)["data"]]
         done = perturb.run(spec, ranked.folder, loaded=loaded, calibration=calibration, **shared)
-        steps["perturb"], damage = done.folder.name, done.damage.frame
+        steps["perturb"], damage, perturbed = done.folder.name, done.damage.frame, done.folder
     compared = overlap.run([ranked.folder], spec=spec, universe=spec.overlap.universe, **shared)
     assert compared.folder is not None
     steps["overlap"] = compared.folder.name
     content = {"name": spec.name, "spec": str(path) if path else None, "created": now(), "steps": steps}
     write_json(home / "run.json", content)
     written = report.run([home], force=force, progress=progress)
-    return Finished(written.path, read_manifest(scored.folder), ranked.table.frame, damage, compared.summary)
+    return Finished(written.path, read_manifest(scored.folder), ranked.table.frame, damage, compared.summary, perturbed)
 
 
 def run_patiently(spec: "Spec", path: Path | None, root: Path, *, force: bool, progress: Progress) -> Finished:

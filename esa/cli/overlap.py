@@ -1,12 +1,16 @@
 """``esa overlap``: compare rankings."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from esa.cli import options
 from esa.cli.options import SPEC
 from esa.cli.session import begin, check_format, deliver, folder_target, handled, is_file_target, read_spec
+
+if TYPE_CHECKING:
+    from esa.cli.console import ConsoleProgress
+    from esa.spec import Spec
 
 
 @handled
@@ -43,6 +47,15 @@ def command(
             rich_help_panel=SPEC,
         ),
     ] = None,
+    curve: Annotated[
+        str | None,
+        typer.Option(
+            "--curve",
+            help="How agreement between seeds grows with k, with calibration windows (rank folders of runs that differ in"
+            " them), or with the seeds averaged: k, windows or seeds.",
+            metavar="KIND",
+        ),
+    ] = None,
     overrides: options.Overrides = None,
     out: options.Out = None,
     format: options.Format = None,
@@ -57,9 +70,13 @@ def command(
     """Compare every two of the lists: Jaccard beside what chance gives, rank-biased overlap, rank correlations.
 
     With --spec the comparison becomes a step of that run, with stability_summary.json where a metric has several seeds;
-    without, the table goes to stdout or -o.
+    without, the table goes to stdout or -o. --curve draws instead how far the lists of different seeds agree, corrected
+    for chance, and says from where on they stay above curve.level, and whether global or per_layer lists are the steadier.
 
-    Example: `esa overlap a/top_weights.csv b/top_weights.csv -k 100 --by weight --by component`
+    Examples:
+    `esa overlap a/top_weights.csv b/top_weights.csv -k 100 --by weight --by component`
+
+    `esa overlap --curve k outputs/x/rank-3f0a outputs/x/rank-77b2`
     """
     from esa import overlap
     from esa.spec import dump_spec, spec_from_dict
@@ -79,6 +96,9 @@ def command(
         typer.echo(dump_spec(chosen), nl=False)
         typer.echo(f"compares {', '.join(sources)}; loads no model", err=True)
         return
+    if curve is not None:
+        _draw(sources, curve, chosen, spec is not None, out, format, progress, force=force, quiet=quiet)
+        return
     section = chosen.overlap
     with progress.closing():
         if spec is not None and not is_file_target(out):
@@ -94,3 +114,37 @@ def command(
 
         print_stability(result.summary)
     deliver(result.table, out if result.folder or out else "-", format, result.folder)
+
+
+def _draw(
+    sources: list[str],
+    kind: str,
+    spec: "Spec",
+    as_step: bool,
+    out: str | None,
+    format: str | None,
+    progress: "ConsoleProgress",
+    *,
+    force: bool,
+    quiet: bool,
+) -> None:
+    """Draw a curve: as a step of the spec's run, or as a table."""
+    from esa import overlap
+
+    step = as_step and not is_file_target(out)
+    with progress.closing():
+        drawn = overlap.curve(
+            sources,
+            kind,
+            spec=spec if step else None,
+            overlap=spec.overlap,
+            section=spec.curve,
+            out=folder_target(out) if step else None,
+            force=force,
+            progress=progress,
+        )
+    if not quiet:
+        from esa.cli.summary import print_curve
+
+        print_curve(drawn.table.frame, drawn.summary)
+    deliver(drawn.table, out if step or out else "-", format, drawn.folder)

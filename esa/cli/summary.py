@@ -31,12 +31,65 @@ def print_stability(stability: Mapping[str, Any]) -> None:
             number(one["jaccard_std"], 2),
             number(one["num_seeds"]),
             number(one["topk_overlap_size"]),
+            ", ".join(map(str, one.get("outlier_seeds", []))),
         ]
         for metric, found in stability["metrics"].items()
         for k, one in found.items()
     ]
-    header = ["metric", "k", "jaccard", "sd", "seeds", "in all"]
+    header = ["metric", "k", "jaccard", "sd", "seeds", "in all", "outliers"]
+    if not any(row[-1] for row in rows):
+        header, rows = header[:-1], [row[:-1] for row in rows]
     print_table("Top weights across seeds", header, rows, right=header[1:])
+
+
+def print_curve(curve: pl.DataFrame, summary: Mapping[str, Any]) -> None:
+    """Print a curve's points, from where each of its lines stays above the level, and which mode is the steadier."""
+    kind, unit = summary["curve"], {"k": "k", "windows": "windows", "seeds": "seeds averaged"}[summary["curve"]]
+    header = ["metric", "mode", "by", "k", unit, "pairs", "of", "jaccard", "by chance", "corrected", "95 %"]
+    rows = [
+        [
+            row["metric"],
+            row["mode"],
+            row["by"],
+            number(row["k"]),
+            number(row["x"]),
+            number(row["num_pairs"]),
+            row["pair"].replace("_", " "),
+            number(row["jaccard"], 3),
+            number(row["expected_jaccard"], 2),
+            number(row["corrected"], 3),
+            "-" if row["low"] is None else f"{number(row['low'], 3)} to {number(row['high'], 3)}",
+        ]
+        for row in curve.to_dicts()
+    ]
+    shown = [place for place, name in enumerate(header) if not (kind == "k" and name == "k" and place == 3)]
+    print_table(
+        f"Agreement of top lists by {unit}",
+        [header[place] for place in shown],
+        [[row[place] for place in shown] for row in rows],
+        right=["k", unit, "pairs", "jaccard", "by chance", "corrected"],
+    )
+    for line in summary["lines"]:
+        print_line(onset_words(line, summary["level"], unit))
+    for metric, found in summary.get("modes", {}).items():
+        size = found["sizes"][-1]
+        numbers = " and ".join(f"{number(round(size['num_weights'][mode]))} {mode}" for mode in size["num_weights"])
+        print_line(
+            f"{metric}: of its {numbers} hotspots {number(size['shared'], 3)} are in common ({size['share']:.1%})."
+        )
+        print_line(f"{metric}: {found['reason']}.")
+
+
+def onset_words(line: Mapping[str, Any], level: float, unit: str) -> str:
+    """Return in words from where on a line of a curve stays at or above the level."""
+    at = "" if line["k"] is None else f" at k = {line['k']:,}"
+    name = f"{line['metric']} {line['mode']} by {line['by']}{at}, {line['pair'].replace('_', ' ')}"
+    looked = f"{unit} = {line['smallest']:,} to {line['largest']:,}"
+    if not line["chance_known"]:
+        return f"{name}: not corrected, for what chance gives is not known (--universe)."
+    if line["from"] is None:
+        return f"{name}: never stays above {level:g} within the range ({looked})."
+    return f"{name}: stays above {level:g} from {unit} = {line['from']:,} on ({looked})."
 
 
 def print_damage(damage: pl.DataFrame) -> None:

@@ -2,9 +2,9 @@
 
 from esa.data.cut import Tokens, tokenised
 from esa.data.sources import CORPORA, check_source, read_source, source_hash
-from esa.data.windows import TokenWindows, calibration_windows, eval_windows
+from esa.data.windows import TokenWindows, calibration_windows, eval_windows, seeded_eval_windows
 
 __all__ = [
     "CORPORA", "TokenWindows", "Tokens", "calibration_windows", "check_source", "eval_windows", "read_source",
-    "source_hash", "tokenised",
+    "seeded_eval_windows", "source_hash", "tokenised",
 ]  # fmt: skip

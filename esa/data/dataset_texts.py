@@ -1,18 +1,20 @@
 """``hf:`` texts: the rows of one field of one split of a dataset, on the hub or in a folder, joined by newlines."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 from esa.artifact.hub import OFFLINE_VARIABLE, TOKEN_VARIABLE, Commit, cause, hushed, resolve, silent
 from esa.errors import ArtifactError, DataError, EsaError
 from esa.registry import suggest
 from esa.spec.texts import TextSource
 
+T = TypeVar("T")
 _TEXT_TYPES = ("string", "large_string")
 _BATCH = 10_000  # rows turned into Python at once
 _held: dict[tuple[str, ...], tuple[str, Mapping[str, Any]]] = {}  # texts from the hub, by source, commit and cache
@@ -50,9 +52,31 @@ def dataset_text(source: str, parts: TextSource) -> tuple[str, Mapping[str, Any]
     return _held[key]
 
 
+def dataset_rows(source: str, parts: TextSource) -> tuple[list[dict[str, Any]], Mapping[str, Any]]:
+    """Return whole rows of a dataset's split, every field of them, and what a manifest says of them.
+
+    For tasks, whose items have several fields; FIELD of the source is not read. ``rows_sha256``: of the rows as JSON, fields in
+    the order of their names. Fetched, kept and refused as ``dataset_text``. Memory: the rows of the split.
+    """
+    check_dataset(source, parts)
+    if not parts.local and silent():
+        raise ArtifactError(f"{source} is fetched when the step starts", where=source)
+    with _explained(source, parts):
+        commit = None if parts.local else resolve("dataset", parts.name, parts.revision)
+        rows, config = _rows(source, parts, commit, lambda found: [dict(row) for row in found])
+    digest = hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()
+    return rows, {**_origin(commit), "config": config, "rows": len(rows), "rows_sha256": digest}
+
+
+def _origin(commit: Commit | None) -> dict[str, Any]:
+    if commit is None:
+        return {}
+    return {"revision": commit.sha, "revision_asked": commit.asked, "without_hub": commit.unasked}
+
+
 def _joined(source: str, parts: TextSource, commit: Commit | None) -> tuple[str, Mapping[str, Any]]:
     with _explained(source, parts):
-        rows, config = _rows(source, parts, commit)
+        rows, config = _rows(source, parts, commit, lambda found: _field(source, parts.field, found))
     missing = [number for number, row in enumerate(rows) if row is None]
     if missing:
         raise DataError(
@@ -60,15 +84,12 @@ def _joined(source: str, parts: TextSource, commit: Commit | None) -> tuple[str,
             where=source, hint="write the rows you mean to a file, and give file:PATH",
         )  # fmt: skip
     text = "\n".join(row for row in rows if row is not None)
-    origin: dict[str, Any] = {}
-    if commit is not None:
-        origin = {"revision": commit.sha, "revision_asked": commit.asked, "without_hub": commit.unasked}
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return text, {**origin, "config": config, "rows": len(rows), "text_sha256": digest}
+    return text, {**_origin(commit), "config": config, "rows": len(rows), "text_sha256": digest}
 
 
-def _rows(source: str, parts: TextSource, commit: Commit | None) -> tuple[list[str | None], str]:
-    """Return the field of every row of the split, and the name of the config; only that split's files are read."""
+def _rows(source: str, parts: TextSource, commit: Commit | None, take: Callable[[Any], T]) -> tuple[T, str]:
+    """Return what ``take`` makes of the split, and the name of the config; only that split's files are read."""
     import datasets
 
     place: AbstractContextManager[str]
@@ -95,7 +116,7 @@ def _rows(source: str, parts: TextSource, commit: Commit | None) -> tuple[list[s
         if builder.config.data_files:
             builder.config.data_files = type(builder.config.data_files)({parts.split: offered[parts.split]})
         builder.download_and_prepare(verification_mode="no_checks")  # the sizes stated are those of all splits
-        return _field(source, parts.field, builder.as_dataset(split=parts.split)), builder.config.name
+        return take(builder.as_dataset(split=parts.split)), builder.config.name
 
 
 def _field(source: str, field: str, found: Any) -> list[str | None]:

@@ -1,7 +1,7 @@
 """Text to token windows: sampled, counted, hashed."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,6 +79,13 @@ def calibration_windows(
     _note(section, cut, progress)
     if section.sample == "first":
         return {seed: _pack(section, cut, range(section.windows)) for seed in seeds}
+    return {seed: _pack(section, cut, chosen) for seed, chosen in _draws(section, cut, seeds, "windows", progress)}
+
+
+def _draws(
+    section: WindowsSection, cut: Cut, seeds: Sequence[int], stream: str, progress: Progress
+) -> Iterator[tuple[int, list[int]]]:
+    """Yield each seed's windows, disjoint while the text allows; warn where it does not."""
     available = len(cut.ids)
     disjoint = section.windows * len(seeds) <= available
     if not disjoint:
@@ -88,14 +95,12 @@ def calibration_windows(
             f" {section.windows}: two seeds share {share:.0%} of their windows on average"
         )
     taken: set[int] = set()
-    drawn = {}
     for seed in seeds:
         free = np.array([i for i in range(available) if i not in taken])
-        chosen = generator(seed, "windows").choice(free, section.windows, replace=False)
+        chosen = [int(i) for i in generator(seed, stream).choice(free, section.windows, replace=False)]
         if disjoint:
-            taken.update(int(i) for i in chosen)
-        drawn[seed] = _pack(section, cut, [int(i) for i in chosen])
-    return drawn
+            taken.update(chosen)
+        yield seed, chosen
 
 
 def eval_windows(
@@ -109,15 +114,33 @@ def eval_windows(
 
     ``key`` and ``tokens``: as ``cut_windows`` takes them. Raises DataError for a text that cannot be read or is too short.
     """
+    return seeded_eval_windows(section, tokenizer, (0,), key, tokens, progress)[0]
+
+
+def seeded_eval_windows(
+    section: WindowsSection,
+    tokenizer: Any,
+    seeds: Sequence[int],
+    key: str | None = None,
+    tokens: Tokens | None = None,
+    progress: Progress | None = None,
+) -> dict[int, TokenWindows]:
+    """Return the evaluation windows of each seed, in the order of the text.
+
+    ``sample = "random"``: each seed draws from its own stream without replacement, from what the seeds before it in the list
+    left over while the text allows; beyond that from the whole text, with a warning. ``sample = "first"``: all get the same.
+    Raises as ``eval_windows``.
+    """
+    progress = progress or Silent()
     cut = cut_windows(section, tokenizer, key, tokens)
     _require(section, cut, key)
-    _note(section, cut, progress or Silent())
+    _note(section, cut, progress)
     if section.sample == "first":
-        chosen = list(range(section.windows))
-    else:
-        draw = generator(0, "eval_windows")
-        chosen = sorted(int(i) for i in draw.choice(len(cut.ids), section.windows, replace=False))
-    return _pack(section, cut, chosen)
+        return {seed: _pack(section, cut, range(section.windows)) for seed in seeds}
+    return {
+        seed: _pack(section, cut, sorted(chosen))
+        for seed, chosen in _draws(section, cut, seeds, "eval_windows", progress)
+    }
 
 
 def _require(section: WindowsSection, cut: Cut, key: str | None = None) -> None:

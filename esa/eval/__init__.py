@@ -1,63 +1,94 @@
-"""Measure a model on text: NLL, perplexity, bits per byte, token accuracy."""
+"""Measure a model: NLL, perplexity, bits per byte and token accuracy on text, and tasks."""
 
-import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
-from esa.artifact import Step, Table, find_table, make_table, marking_failures, to_json
+from esa.artifact import Step, Table, find_table, make_table, marking_failures, read_manifest
 from esa.artifact.space import size_text
 from esa.artifact.steps import OUTPUTS
-from esa.data import Tokens, TokenWindows, eval_windows, source_hash, tokenised
+from esa.data import source_hash
 from esa.eval.combinations import combinations
 from esa.eval.evaluator import Edit, Evaluator
-from esa.eval.language_modeling import Measured, evaluate
+from esa.eval.harness import harness_inputs, run_harness
+from esa.eval.identity import INTACT, case_id
+from esa.eval.language_modeling import Measured
+from esa.eval.measuring import TaskEvaluation, measure_tasks, measure_text, prepare_tasks, read_windows
 from esa.eval.memory import predicted_peak, states_room
-from esa.model import LoadedModel, check_context, load_model, model_inputs, require_same_model
+from esa.eval.tables import (
+    Row,
+    continuation_rows,
+    harness_rows,
+    item_rows,
+    spread_rows,
+    task_rows,
+    text_rows,
+    window_rows,
+)
+from esa.eval.tasks import LANGUAGE_MODELING, reads_windows, task_inputs
+from esa.model import LoadedModel, load_model, model_inputs, require_same_model
 from esa.model.footprint import footprint_of
 from esa.model.room import memory_room
 from esa.progress import Progress, Recording
 from esa.spec import Spec
 
-__all__ = ["Edit", "EvalResult", "Evaluator", "Measured", "budgeted", "case_id", "eval_step", "run"]
+__all__ = [
+    "INTACT",
+    "Edit",
+    "EvalResult",
+    "Evaluator",
+    "Measured",
+    "budgeted",
+    "case_id",
+    "eval_step",
+    "run",
+    "window_rows",
+]
 
-TASK = "language_modeling"
+_MAY_BE_NULL = ("perplexity", "bits_per_byte")  # of finite logits: exp overflows, a tokenizer tells no bytes
 
 
 @dataclass(frozen=True)
 class EvalResult:
-    """A finished evaluation: its table, its folder, and whether it was there before."""
+    """A finished evaluation: its table, its folder, whether it was there before; the spread across seeds, of several."""
 
     table: Table
     folder: Path
     reused: bool
+    spread: pl.DataFrame = field(default_factory=pl.DataFrame)
 
     @property
     def nonfinite(self) -> list[tuple[str, int]]:
         """Return the source and length of every text on which the model gave NaN or infinite logits."""
         rows = self.table.frame.filter(pl.col("metric") == "nll", pl.col("value").is_null())
-        return list(rows.select("source", "length").iter_rows())
+        return list(rows.select("source", "length").unique(maintain_order=True).iter_rows())
+
+    @property
+    def nonfinite_tasks(self) -> list[str]:
+        """Return the tasks, beside language modelling, on which the model gave NaN or infinite logits."""
+        rows = self.table.frame.filter(
+            pl.col("task") != LANGUAGE_MODELING, pl.col("value").is_null(), ~pl.col("metric").is_in(_MAY_BE_NULL)
+        )
+        return rows["task"].unique(maintain_order=True).to_list()
 
 
-def case_id(method: str, options: dict[str, Any], targets: list[str], repeat: int) -> str:
-    """Return the first 12 hex of sha256 over method, options, sorted targets and repeat."""
-    text = to_json([method, options, sorted(targets), repeat])
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-INTACT = case_id("intact", {}, [], 0)
-
-
-def eval_step(spec: Spec, root: Path = OUTPUTS, folder: Path | None = None, loaded: LoadedModel | None = None) -> Step:
+def eval_step(
+    spec: Spec,
+    root: Path = OUTPUTS,
+    folder: Path | None = None,
+    loaded: LoadedModel | None = None,
+    harness: Sequence[str] = (),
+) -> Step:
     """Return the eval step that ``spec`` describes, on the model at hand if there is one; nothing is loaded.
 
-    Raises SpecError, DataError and ModelError for lengths, texts and files that cannot be.
+    Raises SpecError, DataError and ModelError for lengths, texts, items and files that cannot be; EsaError for ``harness``
+    without lm_eval.
     """
-    keys = {each.section.source: each.key for each in combinations(spec)}
+    keys = {each.section.source: each.key for each in combinations(spec)} if reads_windows(spec) else {}
     texts = {source: source_hash(source, key) for source, key in keys.items()}
-    inputs = {**model_inputs(spec.model, loaded), **texts}
+    inputs = {**model_inputs(spec.model, loaded), **texts, **task_inputs(spec), **harness_inputs(harness)}
     return Step("eval", spec, inputs, root=root, folder=folder)
 
 
@@ -65,87 +96,88 @@ def eval_step(spec: Spec, root: Path = OUTPUTS, folder: Path | None = None, load
 def run(
     spec: Spec,
     *,
+    harness: Sequence[str] = (),
     loaded: LoadedModel | None = None,
     out: Path | None = None,
     root: Path = OUTPUTS,
     force: bool = False,
     progress: Progress | None = None,
 ) -> EvalResult:
-    """Evaluate the model of ``spec`` on each text at each length and write ``eval.csv`` and ``windows.csv``.
+    """Evaluate the model of ``spec`` on each text at each length, and on its tasks, and write ``eval.csv``.
 
-    What is measured: ``esa.eval.combinations``. Rows: text as listed, length ascending, then nll, perplexity,
-    bits_per_byte, accuracy; ``case`` names the text and length also in ``windows.csv``. A complete step is reused.
-    NaN or infinite logits make the metrics of their text and length null, with a warning; ``EvalResult.nonfinite`` names
-    them. Raises EsaError for content: spec, text, model, all of it before anything is measured.
-    Cost: one forward pass over the windows of every text and length; the model is loaded, and a text tokenised, once.
+    Rows: language modelling first (nll, perplexity, bits_per_byte, accuracy), text as listed, length ascending, seed as
+    listed; then the tasks on those windows, then those with items, then ``harness``, names or files of lm-evaluation-harness.
+    ``case`` also joins ``windows.csv`` (per window), ``items.csv`` (per item, for paired differences) and
+    ``continuations.csv``; ``spread.csv`` says how far the figures of several seeds lie apart. A complete step is reused.
+    NaN or infinite logits make the metrics of their text or task null, with a warning; ``EvalResult.nonfinite`` names
+    them. Raises EsaError for content: spec, text, items, model, all of it before anything is measured.
+    Cost: a forward pass over the windows of every text, length and seed, another for calibration error, one over the
+    requests of each task with items; the model is loaded, and a text tokenised, once.
     """
     progress = Recording(progress)
-    step = eval_step(spec, root, out, loaded)
+    step = eval_step(spec, root, out, loaded, harness)
     if step.reusable(force=force):
         require_same_model(step, loaded)
         progress.note(f"eval: {step.folder} is complete")
         return _finished(step)
     loaded = loaded or load_model(spec.model, progress)
-    found = measure(spec, loaded, progress)
-    table = make_table("eval/1", [row for each in found for row in eval_rows(step.id, each)], step.meta())
-    parts = [row for each in found for row in window_rows(step.id, each.case, each.measured)]
+    windows = read_windows(spec, loaded, progress)
+    prepared = prepare_tasks(windows, spec, loaded, progress)
+    texts = measure_text(windows, spec, loaded, budgeted(spec, loaded, progress, remembers=False), progress)
+    tasks = measure_tasks(prepared, loaded, progress)
+    figures = run_harness(loaded, harness, spec) if harness else []
+    rows = [row for each in texts for row in text_rows(step.id, each)]
+    rows += [row for one in tasks for row in task_rows(step.id, one.case, one.task, one.result, one.result)]
+    rows += harness_rows(step.id, figures)
+    table = make_table("eval/1", rows, step.meta())
+    more = _tables(step.id, rows, tasks, loaded)
+    if texts:
+        parts = [row for each in texts for row in window_rows(step.id, each.windows.case, each.measured)]
+        more = {"windows.csv": make_table("windows/1", parts), **more}
     if not step.begin(force=force):  # another process finished it while this one measured
         return _finished(step)
-    step.write(table, "eval.csv")
-    step.write(make_table("windows/1", parts), "windows.csv")
+    for name, one in {"eval.csv": table, **more}.items():
+        step.write(one, name)
+    described = [
+        {**each.windows.cut.facts(each.windows.seed), "bytes": each.windows.cut.num_bytes, "outcome": each.outcome}
+        for each in texts
+    ]
     step.finish(
-        tables={"eval.csv": "eval/1", "windows.csv": "windows/1"},
+        tables={"eval.csv": "eval/1", **{name: one.kind for name, one in more.items()}},
         warnings=progress.warnings,
         model=loaded.facts,
-        data=[{**each.windows.facts(), "bytes": each.windows.num_bytes, "outcome": each.outcome} for each in found],
+        data=[*described, *(dict(task.facts) for _, task in prepared)],
     )
-    return EvalResult(table, step.folder, reused=False)
+    return _result(step, table, reused=False)
+
+
+def _tables(run: str, rows: Sequence[Row], tasks: Sequence[TaskEvaluation], loaded: LoadedModel) -> dict[str, Table]:
+    """Return by file name what lies beside the figures and the windows."""
+    continued = [one for one in tasks if one.task.prompts and one.result.tokens]
+    found: dict[str, tuple[str, list[Row]]] = {
+        "items.csv": ("items/1", [row for one in tasks for row in item_rows(run, one.case, one.task.name, one.result)]),
+        "continuations.csv": (
+            "continuations/1",
+            [
+                row
+                for one in continued
+                for row in continuation_rows(run, one.case, one.task, one.result, loaded.tokenizer)
+            ],
+        ),
+        "spread.csv": ("spread/1", spread_rows(run, rows)),
+    }
+    return {name: make_table(kind, part) for name, (kind, part) in found.items() if part}
 
 
 def _finished(step: Step) -> EvalResult:
     table = find_table(step.folder, "eval/1")
-    return EvalResult(Table(table.kind, table.frame, step.meta()), step.folder, reused=True)  # a CSV carries no meta
+    return _result(step, Table(table.kind, table.frame, step.meta()), reused=True)  # a CSV carries no meta
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """What was measured on one text at one length."""
-
-    windows: TokenWindows
-    measured: Measured
-    outcome: str
-
-    @property
-    def case(self) -> str:
-        """Return what ``eval/1`` and ``windows/1`` call it by."""
-        return case_id("intact", {"source": self.windows.source, "length": self.windows.length}, [], 0)
-
-
-def measure(spec: Spec, loaded: LoadedModel, progress: Progress) -> list[Evaluation]:
-    """Return the measurements of every text and length; every text is read and cut before the first is measured."""
-    cut: list[TokenWindows] = []
-    tokens: dict[str, Tokens] = {}
-    for each in combinations(spec):
-        section = each.section
-        if section.source not in tokens:
-            tokens = {section.source: tokenised(section, loaded.tokenizer, each.key)}  # the one before is done with
-        cut.append(eval_windows(section, loaded.tokenizer, each.key, tokens[section.source], progress))
-        check_context(loaded.model, cut[-1].longest, "eval.lengths" if spec.eval.lengths else "eval.length", progress)
-    if any(windows.num_bytes == 0 for windows in cut):
-        progress.warn("the tokenizer does not tell where its tokens start: bits per byte is null")
-    found = []
-    room = budgeted(spec, loaded, progress, remembers=False)
-    progress.start("eval", len(cut))
-    for windows in cut:
-        evaluator = Evaluator(loaded, windows, spec.eval.batch_tokens, room)
-        measured = evaluator.measure()
-        found.append(Evaluation(windows, measured, measured.outcome(evaluator.vocabulary)))
-        if measured.nonfinite:
-            where = f"{windows.source} at length {windows.length:,}"
-            progress.warn(f"the model gives NaN or infinite logits on {where}: its metrics are null")
-        progress.advance()
-    progress.finish()
-    return found
+def _result(step: Step, table: Table, *, reused: bool) -> EvalResult:
+    kinds = read_manifest(step.folder)["kinds"].values()
+    across = find_table(step.folder, "spread/1").frame if "spread/1" in kinds else pl.DataFrame()
+    return EvalResult(table, step.folder, reused=reused, spread=across)
 
 
 def budgeted(spec: Spec, loaded: LoadedModel, progress: Progress, *, remembers: bool) -> int:
@@ -156,28 +188,3 @@ def budgeted(spec: Spec, loaded: LoadedModel, progress: Progress, *, remembers: 
         step = "perturb" if remembers else "eval"
         progress.warn(f"model.memory_budget: {size_text(memory)}; {step} is predicted to hold {size_text(peak)}")
     return states_room(spec, model, memory, remembers=remembers)
-
-
-def eval_rows(run: str, found: Evaluation) -> list[dict[str, object]]:
-    """Return the rows of ``eval/1`` of one text and length, for an intact model."""
-    windows, measured = found.windows, found.measured
-    return [
-        {
-            "run": run, "case": found.case, "task": TASK, "metric": name, "value": value, "intact": value, "stderr": error,
-            "num_items": len(measured.num_tokens), "num_tokens": measured.total_tokens, "source": windows.source,
-            "length": windows.length, "bos": windows.bos,
-        }
-        for name, value, error in evaluate(measured, windows.num_bytes)
-    ]  # fmt: skip
-
-
-def window_rows(run: str, case: str, measured: Measured) -> list[dict[str, object]]:
-    """Return the rows of ``windows/1`` of one case; nonfinite ones have no NLL."""
-    return [
-        {
-            "run": run, "case": case, "window": n, "num_tokens": tokens,
-            "nll": None if measured.nonfinite else measured.nll[n],
-            "num_correct": None if measured.nonfinite else measured.num_correct[n],
-        }
-        for n, tokens in enumerate(measured.num_tokens)
-    ]  # fmt: skip

@@ -22,9 +22,14 @@ def combinations(spec: Spec) -> list[Combination]:
     as the tokens of ``eval.windows`` windows of ``eval.length`` give, BOS included: with ``sample = "first"`` every length
     reads the same stretch of text, but for a rest of less than one window. With ``packing = "lines"`` every length has
     the same ``eval.windows`` lines.
-    Raises SpecError for a length of more tokens than those.
+    Raises SpecError for a length of more tokens than those, and for seeds where nothing is drawn.
     """
     section, key = spec.eval, "eval.source" if spec.eval.texts is None else "eval.texts"
+    if section.seeds != (0,) and section.sample == "first":
+        raise SpecError(
+            [f"eval.seeds: {list(section.seeds)} draw windows, and eval.sample = 'first' draws none"],
+            hint="set eval.sample = 'random'",
+        )
     lengths = sorted(section.lengths or (section.length,))
     tokens = section.windows * section.length
     if section.packing == "stream" and lengths[-1] > tokens:

@@ -40,7 +40,7 @@ class Evaluator:
     """
 
     def __init__(self, loaded: LoadedModel, windows: TokenWindows, batch_tokens: int, room: int | None = None) -> None:
-        self.loaded, self.room = loaded, room
+        self.loaded, self.windows, self.room = loaded, windows, room
         self.vocabulary = int(text_config(loaded.model).vocab_size)
         self.batches = [torch.tensor(batch, device=loaded.device) for batch in _batches(windows.ids, batch_tokens)]
         self.together = TOGETHER  # how many edits to compare at once
@@ -124,6 +124,33 @@ class Evaluator:
                 self._reference = reference if len(self.batches) == 1 else None
                 del reference
         return [run.measured for run in runs]
+
+    def follow(self, edits: Sequence[Edit], watch: Callable[[int, int, Tensor, Tensor], None]) -> None:
+        """Run the intact model and each edit of it side by side, and show every block's outputs as they are made.
+
+        ``watch(edit, block, intact, changed)`` is called per batch, from the first block that the edit changes on, with the
+        edit's number and the two outputs ``(windows, tokens, d_model)``. Nothing needs to be remembered before.
+        Cost: one pass of the intact model, and one per edit from its first block on. Memory: the hidden states of all batches,
+        once for the intact model and once per edit.
+        """
+        stack = self.loaded.stack
+        runs = [_Run(edit, self._parts(edit.names)) for edit in edits]
+        with torch.no_grad():
+            intact = IntactStates(stack, self.batches)
+            for run in runs:
+                run.begin(intact)
+            hidden, prologues = list(intact.at(0)), intact.prologues
+            del intact  # it holds the first states
+            for number in range(len(stack)):
+                moving = [(place, run) for place, run in enumerate(runs) if run.start <= number]
+                for _, run in moving:
+                    run.hidden = run.hidden if run.hidden is not None else list(hidden)
+                    with run.made(number):
+                        advance(stack, number, run.hidden, run.prologues)
+                advance(stack, number, hidden, prologues)
+                for place, run in moving:
+                    for before, after in zip(hidden, run.hidden or [], strict=True):
+                        watch(place, number, before, after)
 
     def forget_below(self, number: int) -> None:
         """Drop the intact inputs of the blocks below ``number``: no later edit starts there."""

@@ -109,7 +109,7 @@ class Reference:
         for part in _parts(logits):
             scores = logits[part].float()
             self.normalizer[part] = _normalizer(scores, work[: len(scores)])
-            self.choice[part] = _first_choice(scores)
+            self.choice[part] = first_choice(scores)
 
 
 def add_unmeasured(measured: Measured, ids: Tensor) -> None:
@@ -139,7 +139,7 @@ def add_batch(measured: Measured, logits: Tensor, ids: Tensor, intact: Reference
         shifted = work[: len(scores)]
         normalizer = _normalizer(scores, shifted)
         losses[part] = normalizer - scores.gather(1, targets[part][:, None]).squeeze(1)
-        choice[part] = _first_choice(scores)
+        choice[part] = first_choice(scores)
         if intact is not None:  # the sum of exp(logq) (logq - logp), q the intact model's probabilities
             logp = torch.sub(scores, normalizer[:, None], out=shifted)
             logq = torch.sub(intact.logits[part].float(), intact.normalizer[part][:, None], out=gap[: len(scores)])
@@ -163,7 +163,7 @@ def _normalizer(scores: Tensor, work: Tensor) -> Tensor:
     return total.log_().add_(highest.squeeze(-1))
 
 
-def _first_choice(scores: Tensor) -> Tensor:
+def first_choice(scores: Tensor) -> Tensor:
     """Return argmax over the last axis, the lowest index of equals."""
     if scores.device.type != "cpu":
         return scores.argmax(-1)

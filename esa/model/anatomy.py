@@ -286,18 +286,21 @@ def _orientation(
 
 
 def eligible(
-    table: dict[str, ParameterInfo], include: tuple[str, ...] = (), exclude: tuple[str, ...] = ()
+    table: dict[str, ParameterInfo],
+    include: tuple[str, ...] = (),
+    exclude: tuple[str, ...] = (),
+    section: str = "score",
 ) -> dict[str, ParameterInfo]:
     """Return the parameters to score: of two dimensions or more, or those that ``include`` matches, less ``exclude``.
 
-    A pattern is a glob on the parameter, ``component=GLOB`` or ``block=GLOB``.
-    Raises SpecError for a pattern that matches nothing.
+    A pattern is a glob on the parameter, ``component=GLOB`` or ``block=GLOB``. ``section``: of the spec, whose keys they are.
+    Raises SpecError for a pattern that matches nothing, and where nothing is left; for a single number, to ``score``.
     """
     for key, patterns in (("include", include), ("exclude", exclude)):
         for pattern in patterns:
             if not any(_matches(info, pattern) for info in table.values()):
                 near = suggest(pattern, [*table, *(f"component={c}" for c in COMPONENTS)])
-                raise SpecError([f"score.{key}: '{pattern}' matches no parameter{near}"])
+                raise SpecError([f"{section}.{key}: '{pattern}' matches no parameter{near}"])
     chosen = {
         name: info
         for name, info in table.items()
@@ -305,8 +308,9 @@ def eligible(
         and not any(_matches(info, p) for p in exclude)
     }
     if not chosen:
-        raise SpecError(["score.include: no parameter is left to score"])
-    if single := [name for name, info in chosen.items() if not info.shape]:
+        raise SpecError([f"{section}.include: no parameter is left{' to score' if section == 'score' else ''}"])
+    single = [name for name, info in chosen.items() if not info.shape]
+    if single and section == "score":
         raise SpecError([f"score.include: {single[0]} is a single number, with nothing to be ranked among"])
     return chosen
 

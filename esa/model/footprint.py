@@ -76,13 +76,14 @@ def footprint_of(
     compute = section.dtype if section.compute == "auto" else section.compute
     weights = sum(info.numel for info in table.values())
     kind = section.quantization
+    beside = max(4 * weights * copied, weights * ITEM_BYTES[section.dtype] * (section.null == "random"))
     # A GGUF file is quantised when all of it is in memory, another model as it is read.
     read = weights * ITEM_BYTES[section.dtype] - (0 if copied else saved_bytes(model, kind, ITEM_BYTES[section.dtype]))
     return Footprint(
         table=table, num_blocks=text.num_hidden_layers, hidden_size=hidden, vocabulary=text.vocab_size,
         intermediate_size=getattr(text, "intermediate_size", None) or 4 * hidden, num_heads=heads,
         item_bytes=ITEM_BYTES[compute], on_disk=section.residency == "disk",
-        load_bytes=0 if section.residency == "disk" else read + 4 * weights * copied,
+        load_bytes=0 if section.residency == "disk" else read + beside,
         saved_bytes=saved_bytes(model, kind, ITEM_BYTES[compute]),
     )  # fmt: skip
 

@@ -15,6 +15,7 @@ from esa.model.block_stack import BlockStack
 from esa.model.disk import DiskBlocks, Placement, disk_weights, placement, require_safetensors, stored_tensors
 from esa.model.explaining import explained, quiet
 from esa.model.footprint import skeleton
+from esa.model.null import make_null, null_facts, null_words
 from esa.model.quantizing import (
     checked_afterwards,
     loading_arguments,
@@ -68,6 +69,7 @@ def load_model(section: ModelSection, progress: Progress | None = None) -> Loade
     if section.residency == "disk":
         require_safetensors(source.gguf)
     codes += ", its blocks from disk one at a time," if section.residency == "disk" else ""
+    codes += null_words(section)
     progress.note(f"loading {named} as {section.dtype}{codes} on {device} ({why})")
     if section.quantization == "int8":
         progress.note(
@@ -127,13 +129,15 @@ def prepare(
     ``placed``: where ``from_pretrained`` was told to leave the blocks, for a model that is not in memory as a whole.
 
     Fused experts run one by one: their inputs can then be watched, and their second derivatives exist. Where
-    ``model.quantization`` is a kind and the model is not quantised yet, its linear maps are, in place.
+    ``model.quantization`` is a kind and the model is not quantised yet, its linear maps are, in place; so is the model turned
+    into the null model that ``model.null`` names (``make_null``).
     """
     device = device or choose_device(section.device)[0]
     kind, compute = quantization_of(model), _compute(section)
     require_kind(kind, section.quantization)
     stored = stored_tensors(model) if placed is not None else {}
     _require_weights(model, kind, stored)
+    make_null(model, section)
     model.eval()
     if device.type == "cuda":  # the same bits every time, wherever CUDA knows how
         torch.use_deterministic_algorithms(True, warn_only=True)
@@ -164,6 +168,7 @@ def prepare(
             "compute": section.dtype if section.compute == "auto" else section.compute,
             "quantization": section.quantization,
             **({"residency": "disk"} if placed is not None else {}),
+            **null_facts(section),
             "threads": torch.get_num_threads(),
             "accelerator": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
             "num_parameters": sum(info.numel for info in table.values()),

@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from esa.errors import ArtifactError
 from esa.overlap import null, permutation
 from esa.overlap.anatomy import Anatomy
@@ -57,18 +60,38 @@ def by_chance(
             "expected_jaccard": null.expected_jaccard(units),
             "p_value": null.p_value(units, found["shared"]),
         }
-    anatomy = universe.anatomy
-    if anatomy is None or any(entry.unit(universe.mode) is None for entry in anatomy):
+    jaccards = _permuted(by, quotas, universe, seed)
+    if jaccards is None:
         return {}
-    if by in ("output", "input") and not all(entry.has_axes for entry in anatomy):
-        return {}
-    _units(quotas, universe)
-    jaccards = permutation.permuted_jaccards(anatomy, universe.mode, by, quotas, seed)
     return {
         "null": "permutation",
         "expected_jaccard": float(jaccards.mean()),
         "p_value": permutation.permutation_p_value(jaccards, found["jaccard"]),
     }
+
+
+def expected_jaccard(
+    by: str, quotas: tuple[permutation.Quotas, permutation.Quotas], universe: Universe, seed: int
+) -> float | None:
+    """Return the mean Jaccard index of unrelated lists with these quotas, as ``by_chance``; None where it is not known."""
+    if by == "weight":
+        units = _units(quotas, universe)
+        return None if units is None else null.expected_jaccard(units)
+    jaccards = _permuted(by, quotas, universe, seed)
+    return None if jaccards is None else float(jaccards.mean())
+
+
+def _permuted(
+    by: str, quotas: tuple[permutation.Quotas, permutation.Quotas], universe: Universe, seed: int
+) -> NDArray[np.float64] | None:
+    """Return the Jaccard indices of random lists, None where the tensors do not say what is needed."""
+    anatomy = universe.anatomy
+    if anatomy is None or any(entry.unit(universe.mode) is None for entry in anatomy):
+        return None
+    if by in ("output", "input") and not all(entry.has_axes for entry in anatomy):
+        return None
+    _units(quotas, universe)
+    return permutation.permuted_jaccards(anatomy, universe.mode, by, quotas, seed)
 
 
 def _units(quotas: tuple[permutation.Quotas, permutation.Quotas], universe: Universe) -> null.Units | None:

@@ -46,7 +46,7 @@ def compare(
     for i, first in enumerate(rankings):
         for j, second in enumerate(rankings[i + 1 :], start=i + 1):
             if {"weight", "output", "input"} & set(by):
-                _refuse_other_shapes(first, second)
+                refuse_other_shapes(first, second)
             drawn_from = Universe(mode, shared_anatomy(first, second), universe)
             if first.aggregate or second.aggregate:
                 drawn_from = Universe(mode, None)  # of outputs, inputs or tensors, not of weights
@@ -134,7 +134,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def _refuse_other_shapes(first: RankedList, second: RankedList) -> None:
+def refuse_other_shapes(first: RankedList, second: RankedList) -> None:
     """Raise SelectionError where a parameter has two shapes: the same address would be two different weights."""
     if first.anatomy is None or second.anatomy is None or first.anatomy is second.anatomy:
         return

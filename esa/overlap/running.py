@@ -12,23 +12,29 @@ from esa.artifact.steps import OUTPUTS, marking_failures
 from esa.errors import SelectionError
 from esa.overlap.chance import shared_anatomy
 from esa.overlap.compare import common_ks, compare, list_sizes
+from esa.overlap.confidence import confidence
 from esa.overlap.lists import RankedList, lists_of, source_labels
 from esa.overlap.members import common_mode
-from esa.overlap.stability import stability_summary
+from esa.overlap.seed_scores import groups_of
+from esa.overlap.stability import outlier_warnings, stability_summary
 from esa.progress import Progress, Silent
 from esa.spec import Spec
 
-TABLE, SUMMARY = "overlap.csv", "stability_summary.json"
+TABLE, SUMMARY, CONFIDENCE = "overlap.csv", "stability_summary.json", "confidence.csv"
 Source = str | Path
 
 
 @dataclass(frozen=True)
 class OverlapResult:
-    """The comparison: its ``overlap/1`` table, the summary across seeds if a metric has several, the step's folder."""
+    """The comparison: its ``overlap/1`` table, the summary across seeds if a metric has several, the step's folder.
+
+    ``confidence``: ``confidence/1`` of a step, where a metric has several seeds.
+    """
 
     table: Table
     summary: dict[str, Any] | None
     folder: Path | None
+    confidence: Table | None = None
 
 
 @marking_failures()
@@ -50,8 +56,9 @@ def run(
 
     Without ``spec`` the table is returned, and written to ``out`` if that is given. With one, ``spec.overlap`` says
     ``by``, ``k`` and ``p`` (k: else those of ``spec.rank.k`` that every list holds), and the step is written to its
-    folder (``out``, else ``root/<name>/overlap-<id>``), or read from there if it is complete; one list alone gives an
-    empty table and a warning. ``universe``, and ``seed`` of the permutations, enter the step's id as inputs.
+    folder (``out``, else ``root/<name>/overlap-<id>``), or read from there if it is complete, with ``confidence.csv``
+    where a metric has several seeds; one list alone gives an empty table and a warning. A seed whose list is an outlier
+    (``stability.outliers``) is a warning. ``universe``, and ``seed`` of the permutations, enter the step's id as inputs.
     Raises ArtifactError or SelectionError for sources that cannot be read or compared.
     """
     progress = progress or Silent()
@@ -71,17 +78,31 @@ def run(
         progress.warn(text)
     summary_by = "weight" if "weight" in by else by[0]
     if spec is None:
-        table = compare(lists, by, ks, p, universe, seed=seed)
+        table, summary = compare(lists, by, ks, p, universe, seed=seed), stability_summary(lists, ks, summary_by)
+        for text in outlier_warnings(summary) if summary is not None else ():
+            progress.warn(text)
         if out is not None:
             write_table(table, out)
-        return OverlapResult(table, stability_summary(lists, ks, summary_by), None)
+        return OverlapResult(table, summary, None)
     folder = Path(out) if out is not None else None
-    step = Step("overlap", spec, _inputs(rankings, universe, seed), root=root, folder=folder)
+    step = Step("overlap", spec, step_inputs(rankings, universe, seed), root=root, folder=folder)
     if not force and step.complete:
         return _finished(step.folder)
     table = compare(lists, by, ks, p, universe, seed=seed, run=step.id)
     table = Table(table.kind, table.frame, step.meta())
     summary = stability_summary(lists, ks, summary_by)
+    sure = None
+    if summary is not None:
+        for text in outlier_warnings(summary):
+            progress.warn(text)
+            warnings.append(text)
+        scored = [ranked for ranked in lists if not ranked.frame["score"].null_count()]
+        groups = groups_of([ranked for ranked in scored if ranked.metric in summary["metrics"]])
+        if len(scored) < len(lists):
+            warnings.append(f"{CONFIDENCE}: lists without scores are left out, such as {_unscored(lists)}")
+            progress.warn(warnings[-1])
+        sure = confidence(groups, ks, seed=seed, run=step.id)
+        sure = Table(sure.kind, sure.frame, step.meta())
     if not step.begin(force=force):  # another process finished it just now
         return _finished(step.folder)
     step.write(table, TABLE)
@@ -89,17 +110,26 @@ def run(
         write_json(step.folder / SUMMARY, summary)
     else:
         (step.folder / SUMMARY).unlink(missing_ok=True)
+    if sure is not None:
+        step.write(sure, CONFIDENCE)
     seeds = sorted({ranked.seed for ranked in lists if ranked.seed is not None})
     labels = [ranked.label for ranked in lists]
-    tables = {TABLE: "overlap/1", **({} if summary is None else {SUMMARY: "stability/1"})}
+    tables = {TABLE: "overlap/1"}
+    if summary is not None:
+        tables |= {SUMMARY: "stability/1", CONFIDENCE: "confidence/1"}
     step.finish(tables=tables, warnings=warnings, seeds=seeds, lists=labels)
-    return OverlapResult(table, summary, step.folder)
+    return OverlapResult(table, summary, step.folder, sure)
+
+
+def _unscored(lists: Sequence[RankedList]) -> str:
+    return next(ranked.label for ranked in lists if ranked.frame["score"].null_count())
 
 
 def _finished(folder: Path) -> OverlapResult:
     path = folder / SUMMARY
     summary = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-    return OverlapResult(find_table(folder, "overlap/1"), summary, folder)
+    sure = find_table(folder, "confidence/1") if summary is not None else None
+    return OverlapResult(find_table(folder, "overlap/1"), summary, folder, sure)
 
 
 def _ks(lists: Sequence[RankedList], spec: Spec | None, k: int | Sequence[int] | None) -> tuple[int, ...]:
@@ -112,7 +142,7 @@ def _ks(lists: Sequence[RankedList], spec: Spec | None, k: int | Sequence[int] |
     return tuple(one for one in spec.rank.k if one <= smallest) or (smallest,)
 
 
-def _inputs(rankings: Sequence[tuple[Source, Table]], universe: int | None, seed: int) -> dict[str, str]:
+def step_inputs(rankings: Sequence[tuple[Source, Table]], universe: int | None, seed: int) -> dict[str, str]:
     """Return what enters the step's id: every source's step id or sha256, in order, and numbers given by flags."""
     inputs: dict[str, str] = {}
     labels = source_labels([source for source, _ in rankings])

@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from esa.artifact import Journal, Step, Table, find_table, make_table, read_manifest, read_ranking, to_json
+from esa.artifact import Journal, Step, Table, find_table, read_manifest, read_ranking, to_json
 from esa.artifact.steps import JOURNAL, OUTPUTS, marking_failures
 from esa.artifact.tables import encode
-from esa.data import eval_windows, source_hash
+from esa.data import TokenWindows, calibration_windows, eval_windows, source_hash
 from esa.errors import ArtifactError, CheckError, EsaError, SpecError
 from esa.eval import Evaluator, budgeted
+from esa.eval.tasks import task_inputs
 from esa.model import (
     LoadedModel,
     check_context,
@@ -20,10 +21,19 @@ from esa.model import (
     model_inputs,
     require_same_model,
 )
-from esa.perturb.campaign import Campaign, floor_targets
-from esa.perturb.cases import group_from_addresses, groups_from_ranking, plan_cases, require_scales
+from esa.perturb.campaign import Campaign, TakeGradients, floor_targets
+from esa.perturb.case_tasks import require_items
+from esa.perturb.checks import require_scales
+from esa.perturb.confirmation import confirmed_table, plan_campaign
+from esa.perturb.evidence_tables import evidence_tables
+from esa.perturb.gradients import touched_gradients
+from esa.perturb.groups import group_from_addresses, groups_from_ranking
+from esa.perturb.heads import heads_of
+from esa.perturb.tables import damage_table, further_tables, windows_table
+from esa.perturb.targets import names_of
 from esa.progress import Progress, Recording
 from esa.spec import Spec
+from esa.spec.methods import Gradient
 
 __all__ = ["PerturbResult", "perturb_step", "require_scales", "run"]
 
@@ -50,7 +60,10 @@ def perturb_step(
     ``loaded``: the model at hand, if there is one.
     """
     fixed = {**model_inputs(spec.model, loaded), "eval": source_hash(spec.eval.source, "eval.source")}
-    return Step("perturb", spec, {**fixed, **inputs}, root=root, folder=folder)
+    if _needs_gradients(spec):
+        fixed["calibration"] = source_hash(spec.calibration.source, "calibration.source")
+        fixed["calibration_windows"] = to_json(spec.calibration.model_dump(mode="json"))
+    return Step("perturb", spec, {**fixed, **task_inputs(spec), **inputs}, root=root, folder=folder)
 
 
 @marking_failures()
@@ -67,13 +80,14 @@ def run(
 ) -> PerturbResult:
     """Perturb the targets by every ``[[perturb]]`` table of ``spec`` and write ``damage.csv`` and ``windows.csv``.
 
-    ``targets``: a ranking (step folder, file, ``-`` or table), or a list of addresses ``name:i,j``, which are one group.
-    ``bit_flip`` also writes ``faults.csv``. The intact model is evaluated once; a complete step is reused; a killed one goes
-    on at the next case. ``calibration``: sha256 of token windows the ranking was computed on, for a warning where they equal
-    the evaluation's. Raises EsaError for content; CheckError at once if a
-    restored value differs, and after everything is written if the model's checksum changed.
+    ``targets``: a ranking (step folder, file, ``-`` or table), or a list of addresses (``esa.perturb.targets``), which are one
+    group. ``esa.perturb.tables`` adds what the spec asks for beside: ``bit_flip`` also writes ``faults.csv``. The intact
+    model is evaluated once; a complete step is reused; a killed one goes on at the next case. ``calibration``: sha256 of
+    token windows the ranking was computed on, for a warning where they equal the evaluation's.
+    Raises EsaError for content; CheckError at once if a restored value differs, and after everything is written if the
+    model's checksum changed.
     Cost: one evaluation of the windows per case, from the first block that changed on, one for the intact model, and
-    ``eval.rewrites`` for the noise floor.
+    ``eval.rewrites`` for the noise floor; for ``gradient`` one backward pass over the calibration windows of the first seed.
     """
     progress = Recording(progress)
     if not spec.perturb:
@@ -81,6 +95,7 @@ def run(
             ["perturb: names no method"], hint='add [[perturb]] with method = "zero", or give --method zero'
         )
     require_scales(spec)
+    confirmed_table(spec)  # refused before a model is loaded
     ranking, inputs, where = _resolve(targets)
     step = perturb_step(spec, inputs, root, out, loaded)
     if step.reusable(force=force):
@@ -89,18 +104,20 @@ def run(
         return _finished(step)
     loaded = loaded or load_model(spec.model, progress)
     if isinstance(ranking, Table):
-        groups = groups_from_ranking(ranking.frame, loaded.table, where, spec.rank.seeds)
+        groups = groups_from_ranking(ranking.frame, loaded.table, where, spec.rank.seeds, heads_of(loaded))
         ks = spec.rank.k
     else:
-        groups = group_from_addresses(ranking, loaded.table)
+        groups = group_from_addresses(ranking, loaded.table, heads_of(loaded))
         ks = (groups[0].size,)
-    plan = plan_cases(spec.perturb, groups, ks, loaded, progress)
+    plan = plan_campaign(spec, groups, ks, loaded, progress)
     windows = eval_windows(spec.eval, loaded.tokenizer, progress=progress)
     check_context(loaded.model, windows.longest, "eval.length", progress)
-    if windows.sha256 in calibration:
+    scored = _gradient_windows(spec, loaded, progress)
+    if windows.sha256 in [*calibration, *([scored.sha256] if scored else [])]:
         progress.warn(
             "the calibration windows are the evaluation windows: damage is measured on the text that was scored"
         )
+    require_items(spec, loaded)
     room = budgeted(spec, loaded, progress, remembers=True)
     if not step.begin(force=force):  # another process finished it while the model was loaded
         return _finished(step)
@@ -110,30 +127,31 @@ def run(
     num_reused = sum(key in plan.cases for key in journal.done)
     if num_reused:
         progress.note(f"{num_reused} of {len(plan.cases)} cases are taken over from {JOURNAL}")
-    campaign = Campaign(step.id, loaded, evaluator, journal, seed, progress)
-    touched = {name for case in plan.cases.values() for name, _ in case.targets}
+    taken = _gradients_of(spec, loaded, scored, progress)
+    campaign = Campaign(step.id, loaded, evaluator, journal, seed, progress, taken)
+    touched = set(names_of(target for case in plan.cases.values() for target in case.targets))
     floors = floor_targets(groups, loaded, list(eligible(loaded.table)), seed, spec.eval.rewrites)
     touched |= {name for name, _ in floors}
     before = fingerprint(loaded.weights, touched)
     try:
         campaign.evaluate(plan, floors)
+        further = further_tables(campaign, plan, spec)  # some evaluate, too
     except BaseException as error:
         if fingerprint(loaded.weights, touched) != before:
             raise CheckError("the model's checksum changed: a perturbation was not restored") from error
         raise
     after = fingerprint(loaded.weights, touched)
-    damage = make_table("damage/1", campaign.damage_rows(plan), step.meta())
-    tables = {"damage.csv": "damage/1", "windows.csv": "windows/1"}
-    step.write(damage, "damage.csv")
-    step.write(make_table("windows/1", campaign.window_rows(plan)), "windows.csv")
-    if any(case.method == "bit_flip" for case in plan.cases.values()):
-        tables["faults.csv"] = "faults/1"
-        step.write(make_table("faults/1", campaign.fault_rows(plan)), "faults.csv")
+    damage = damage_table(campaign, plan, spec, step.meta())
+    tables = {"damage.csv": damage, "windows.csv": windows_table(campaign, plan), **further}
+    tables |= evidence_tables(campaign, plan, spec)
+    for name, table in tables.items():
+        step.write(table, name)
     step.finish(
-        tables=tables,
+        tables={name: table.kind for name, table in tables.items()},
         warnings=progress.warnings,
         model=loaded.facts,
         data=windows.facts(),
+        **({"gradient_data": scored.facts(seed)} if scored else {}),
         seeds=[seed],
         checksum=(
             checksum := {"before": before, "after": after, "restored": before == after, "num_tensors": len(touched)}
@@ -144,6 +162,29 @@ def run(
     )
     _require_restored(checksum, step.folder)
     return PerturbResult(damage, step.folder, step.id, reused=False)
+
+
+def _needs_gradients(spec: Spec) -> bool:
+    return any(isinstance(section, Gradient) for section in spec.perturb)
+
+
+def _gradient_windows(spec: Spec, loaded: LoadedModel, progress: Progress) -> TokenWindows | None:
+    """Return the windows whose gradient is taken: the calibration's of the first seed, as scores are computed on."""
+    if not _needs_gradients(spec):
+        return None
+    seed = spec.score.seeds[0]
+    windows = calibration_windows(spec.calibration, loaded.tokenizer, spec.score.seeds, progress)[seed]
+    check_context(loaded.model, windows.longest, "calibration.length", progress)
+    return windows
+
+
+def _gradients_of(
+    spec: Spec, loaded: LoadedModel, windows: TokenWindows | None, progress: Progress
+) -> TakeGradients | None:
+    """Return what takes the windows' gradient, none where there are no windows."""
+    if windows is None:
+        return None
+    return lambda touched: touched_gradients(loaded, windows, touched, spec.eval.batch_tokens, progress)
 
 
 def _finished(step: Step) -> PerturbResult:

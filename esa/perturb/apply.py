@@ -16,10 +16,10 @@ from esa.errors import CheckError, EsaError
 from esa.model import LoadedModel
 from esa.model.quantized import QuantizedWeight, Scales
 from esa.model.weights import Weight
-from esa.perturb.methods import INTEGERS, Place, bit_field, flip_codes, int_view
+from esa.perturb.methods import INTEGERS, REACH, bit_field, flip_codes, int_view
+from esa.perturb.place import Given, Place
+from esa.perturb.targets import AnyTarget, Target, by_tensor
 from esa.registry import load
-
-Target = tuple[str, int]  # parameter, row-major index
 
 
 @dataclass
@@ -47,47 +47,43 @@ class Change:
     scales: bool = False
 
 
-def by_tensor(loaded: LoadedModel, targets: Sequence[Target]) -> dict[str, Tensor]:
-    """Return the distinct indices per tensor, in address order: ``named_parameters()`` order, then ascending index."""
-    found: dict[str, set[int]] = {}
-    for name, index in targets:
-        found.setdefault(name, set()).add(index)
-    return {
-        name: torch.tensor(sorted(found[name]), dtype=torch.int64, device=loaded.device)
-        for name in loaded.table
-        if name in found
-    }
-
-
 def plan_changes(
-    loaded: LoadedModel, targets: Sequence[Target], method: str, options: Mapping[str, Any], draw: np.random.Generator
+    loaded: LoadedModel,
+    targets: Sequence[AnyTarget],
+    method: str,
+    options: Mapping[str, Any],
+    draw: np.random.Generator,
+    given: Given | None = None,
 ) -> list[Change]:
     """Return what a method does to the targets, tensor by tensor; the model is only read.
 
     Methods compute on the storage dtype: with a wider compute dtype the values are cast down (exactly) before. Of quantised
     weights they compute on what the codes stand for, and the nearest codes are taken; ``bit_flip`` takes the codes themselves,
-    or with ``of = "scale"`` the scales, each once however many of its weights are targets.
+    or with ``of = "scale"`` the scales, each once however many of its weights are targets. ``swap`` changes as many others of
+    the tensor as it has targets. ``given``: what ``gradient``, ``adaptive`` and ``correlated`` ask for.
     """
-    function = load("method", method)
+    function, given = load("method", method), given or Given()
     changes = []
     for name, index in by_tensor(loaded, targets).items():
         weight = loaded.weights[name]
+        place = Place(weight.values, weight.info, index, draw, loaded.weights, given)
+        if method in REACH:
+            place.index, place.exchange = REACH[method](index, weight.info, draw)
         if options.get("of") == "scale":
             scales = scales_of(weight)
-            first = scales.first(index)
-            before = scales.stored(first)
-            place = Place(weight.values, weight.info, first, draw)
-            changes.append(Change(name, first, before, function(before.clone(), options, place), scales=True))
+            place.index = scales.first(index)
+            before = scales.stored(place.index)
+            changes.append(Change(name, place.index, before, function(before.clone(), options, place), scales=True))
         elif isinstance(weight, QuantizedWeight) and method == "bit_flip":
             codes = flip_codes(weight.held(index), weight.code_bits, weight.signed, options, draw)
             changes.append(_code_change(weight, index, codes))
         else:
-            before = weight.stored(index)
-            after = function(before.clone(), options, Place(weight.values, weight.info, index, draw))
+            before = weight.stored(place.index)
+            after = function(before.clone(), options, place)
             if isinstance(weight, QuantizedWeight):
-                changes.append(_code_change(weight, index, weight.encode(index, after)))
+                changes.append(_code_change(weight, place.index, weight.encode(place.index, after)))
             else:
-                changes.append(Change(name, index, before, after))
+                changes.append(Change(name, place.index, before, after))
     return changes
 
 

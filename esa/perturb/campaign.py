@@ -1,26 +1,30 @@
 """Run a campaign a few cases at a time: change, evaluate, restore, note down; a killed one goes on where it was."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from esa.artifact import Journal
 from esa.errors import ArtifactError, ModelError
-from esa.eval import INTACT, Edit, Evaluator, Measured, case_id, window_rows
-from esa.eval.language_modeling import perplexity
+from esa.eval import INTACT, Edit, Evaluator, Measured, case_id
 from esa.model import LoadedModel
-from esa.perturb.apply import Change, Target, applied, fault_rows, neighbours, plan_changes, same_bits
-from esa.perturb.cases import Case, Group, Plan, Use, addressed, dose_of, options_text
+from esa.model.addresses import unravel
+from esa.perturb.apply import Change, applied, fault_rows, neighbours, plan_changes, same_bits
+from esa.perturb.cases import Case, Plan
+from esa.perturb.groups import Group
 from esa.perturb.hooks import hooked
-from esa.perturb.interval import paired_interval
+from esa.perturb.targets import Region, Target, addressed, by_tensor, names_of
 from esa.progress import Progress
 from esa.spec import generator
 
 _POOL = 1000
+Gradients = Mapping[str, tuple[Tensor, Tensor]]  # per parameter indices, ascending, and the gradient there
+TakeGradients = Callable[[Mapping[str, Tensor]], Gradients]
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,10 @@ class _Planned:
 
 @dataclass
 class Campaign:
-    """The evaluations of one perturb step: the intact model, the noise floor, and every case of the plan."""
+    """The evaluations of one perturb step: the intact model, the noise floor, and every case of the plan.
+
+    ``take_gradients``: returns the calibration loss's gradient at indices per parameter; asked once, where a case needs it.
+    """
 
     run: str
     loaded: LoadedModel
@@ -42,6 +49,11 @@ class Campaign:
     journal: Journal
     seed: int
     progress: Progress
+    take_gradients: TakeGradients | None = None
+    rows: dict[str, dict[str, object]] = field(
+        default_factory=dict, init=False, repr=False
+    )  # what tables say of a case
+    _gradients: Gradients | None = field(default=None, init=False, repr=False)
 
     def evaluate(self, plan: Plan, floor_targets: Sequence[Target]) -> None:
         """Evaluate what the journal does not hold yet, in the order of the first block that changes.
@@ -50,11 +62,12 @@ class Campaign:
         Raises ModelError for an intact model without finite logits, ArtifactError if it measures other than the journal says.
         """
         floor = {f"floor-{case_id('neighbour', {}, [addressed(t, self.loaded.table)], 0)}": t for t in floor_targets}
-        touched = {key: {target[0]} for key, target in floor.items()}
-        touched |= {key: {name for name, _ in case.targets} for key, case in plan.cases.items()}
+        touched = {key: [target[0]] for key, target in floor.items()}
+        touched |= {key: names_of(case.targets) for key, case in plan.cases.items()}
         starts = {
             key: self.evaluator.first_block(names) for key, names in touched.items() if key not in self.journal.done
         }
+        self._find_gradients([case for key, case in plan.cases.items() if key in starts])
         self.progress.start("cases", 1 + len(touched))
         self.progress.advance(len(touched) - len(starts))
         if starts or INTACT not in self.journal.done:
@@ -75,6 +88,13 @@ class Campaign:
                 waiting = []
         self._compare(waiting)
         self.progress.finish()
+
+    def _find_gradients(self, cases: Sequence[Case]) -> None:
+        """Take the gradient at all that the unfinished cases of the method gradient touch, while the model is intact."""
+        targets = dict.fromkeys(target for case in cases if case.method == "gradient" for target in case.targets)
+        if targets:
+            assert self.take_gradients is not None, "a plan with gradient cases comes with what takes gradients"
+            self._gradients = self.take_gradients(by_tensor(self.loaded, targets))
 
     def _intact(self, starts: set[int]) -> None:
         """Evaluate the intact model, and hold the result against the journal's."""
@@ -106,6 +126,15 @@ class Campaign:
             for planned, measured in zip(waiting, self.evaluator.compare(edits), strict=True):
                 self._finish(planned, measured)
 
+    def edits(self, cases: Sequence[Case]) -> Iterator[Edit]:
+        """Yield cases as the evaluator makes them, to be looked at in another way than by their loss.
+
+        The model is intact as each is asked for; the gradients that some need are taken with the first one.
+        """
+        self._find_gradients(cases)
+        for case in cases:
+            yield self._edit(_Planned(case.id, case.method, self._changes(case)))
+
     def _edit(self, planned: _Planned) -> Edit:
         """Return a case as the evaluator makes it: part by part, hooks included."""
 
@@ -125,7 +154,8 @@ class Campaign:
     def _changes(self, case: Case) -> list[Change]:
         names = case_id("targets", {}, [addressed(target, self.loaded.table) for target in case.targets], 0)
         draw = generator(self.seed, case.method, case.repeat, names)
-        return plan_changes(self.loaded, case.targets, case.method, case.options, draw)
+        given = replace(case.given, gradients=self._gradients, stream=(self.seed, case.repeat))
+        return plan_changes(self.loaded, case.targets, case.method, case.options, draw, given)
 
     def measured(self, key: str) -> Measured:
         """Return a finished case's measurement."""
@@ -138,40 +168,6 @@ class Campaign:
         if base is None or not values or any(value is None for value in values):
             return None
         return max(abs(value - base) for value in values if value is not None)
-
-    def damage_rows(self, plan: Plan) -> list[dict[str, object]]:
-        """Return the rows of ``damage/1`` in the plan's order."""
-        base, floor = self.measured(INTACT), self.noise_floor()
-        return [self._row(use, plan.cases[use.case], base, floor) for use in plan.uses]
-
-    def _row(self, use: Use, case: Case, base: Measured, floor: float | None) -> dict[str, object]:
-        found = self.measured(use.case)
-        nll, nll_base = found.mean_nll, base.mean_nll
-        delta = None if nll is None or nll_base is None else nll - nll_base
-        low: float | None = None
-        high: float | None = None
-        if delta is not None:
-            low, high = paired_interval(found.nll, base.nll, base.num_tokens, self.seed, use.case)
-        return {
-            "run": self.run, "case": use.case, "metric": use.group.metric, "seed": use.group.seed,
-            "group": use.group.name, "draw": use.group.draw, "method": case.method,
-            "options": options_text(case.options), "dose": dose_of(case.options), "repeat": use.repeat,
-            "unit": use.section.unit, "k": use.k, "nll": nll, "nll_base": nll_base, "delta_nll": delta,
-            "delta_low": low, "delta_high": high, "noise_floor": floor,
-            "below_floor": None if delta is None or floor is None else abs(delta) <= floor,
-            "ppl": perplexity(nll), "ppl_base": base.perplexity, "accuracy": found.accuracy,
-            "accuracy_base": base.accuracy, "agreement": found.agreement, "kl": found.kl,
-            "outcome": found.outcome(self.evaluator.vocabulary),
-            "target": addressed(case.targets[0], self.loaded.table) if len(case.targets) == 1 else None,
-        }  # fmt: skip
-
-    def window_rows(self, plan: Plan) -> list[dict[str, object]]:
-        """Return the rows of ``windows/1``: the intact model first, then every case."""
-        return [row for key in [INTACT, *plan.cases] for row in window_rows(self.run, key, self.measured(key))]
-
-    def fault_rows(self, plan: Plan) -> list[dict[str, object]]:
-        """Return the rows of ``faults/1``."""
-        return [row for key in plan.cases for row in self.journal.done[key].get("faults", [])]
 
 
 def floor_targets(
@@ -190,18 +186,22 @@ def floor_targets(
             for group in groups
             if group.name == "bottom_k"
             for target, score in zip(group.targets, group.scores, strict=False)
-            if score and _value(loaded, target) != 0
+            if score and not isinstance(target, Region) and _value(loaded, target) != 0
         )
     )
     picks = [bottom[i] for i in draw.permutation(len(bottom))[:number]]
-    taken = {target for group in groups if group.name != "random_k" for target in group.targets} | set(picks)
+    named = [target for group in groups if group.name != "random_k" for target in group.targets]
+    taken = {target for target in named if not isinstance(target, Region)} | set(picks)
+    regions = {target for target in named if isinstance(target, Region)}
     sizes = np.cumsum([loaded.table[name].numel for name in chosen])
     for position in draw.integers(0, int(sizes[-1]), _POOL).tolist():
         if len(picks) == number:
             break
         place = int(np.searchsorted(sizes, position, side="right"))
         target = (chosen[place], position - (int(sizes[place - 1]) if place else 0))
-        if target not in taken and _value(loaded, target) != 0:
+        place_in = unravel(target[1], loaded.table[target[0]].shape)
+        inside = any(region.holds(target[0], place_in) for region in regions)
+        if target not in taken and not inside and _value(loaded, target) != 0:
             taken.add(target)
             picks.append(target)
     order = {name: number for number, name in enumerate(loaded.table)}

@@ -15,29 +15,56 @@ from esa.perturb.apply import Change
 Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]
 
 
+_DENSE = 16  # a matrix of the touched outputs is made where at least one in so many of its numbers is not zero
+_PARTS = 1 << 24  # contributions that exist at once where they are taken one by one
+
+
 def keep_peak(change: Change, shape: Sequence[int], module: nn.Module) -> Hook:
     """Return a forward hook that gives zeroed weights' contributions back at the peak token of every window.
 
     For each touched output i, with y_i ``(windows, tokens)`` the module's output that includes what the zeroed weights
     contributed, ``sum_j w_ij x_j`` (an embedding's x is the one-hot token), the peak token of a window is where abs(y_i) is
     largest: there y_i is handed on, elsewhere the output of the zeroed weights.
+    Memory: ``(windows, tokens, outputs)`` numbers, and the touched outputs' matrix where most of it is touched, else at most
+    16 M contributions at a time.
     """
     first, second = torch.unravel_index(change.index, tuple(shape))  # (touched,)
     reads, writes = (second, first) if isinstance(module, nn.Linear) else (first, second)
     rows, slot = torch.unique(writes, return_inverse=True)
+    num_inputs = shape[1] if isinstance(module, nn.Linear) else shape[0]
+    matrix = None
+    if len(change.index) * _DENSE >= len(rows) * num_inputs:
+        matrix = change.before.new_zeros((len(rows), num_inputs))
+        matrix[slot, reads] = change.before
 
     def give_back(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        weights = change.before.to(output.dtype)
-        read = args[0][..., None] == reads if isinstance(module, nn.Embedding) else args[0][..., reads]
-        parts = read * weights  # (windows, tokens, touched)
-        zeros = torch.zeros((*parts.shape[:-1], len(rows)), dtype=parts.dtype, device=parts.device)
-        whole = output[..., rows] + zeros.index_add_(-1, slot, parts)  # (windows, tokens, rows)
+        if matrix is not None and isinstance(module, nn.Embedding):
+            contributed = matrix.T[args[0]].to(output.dtype)  # (windows, tokens, rows)
+        elif matrix is not None:
+            contributed = nn.functional.linear(args[0].to(output.dtype), matrix.to(output.dtype))
+        else:
+            contributed = _one_by_one(module, args[0], reads, slot, change.before.to(output.dtype), len(rows))
+        whole = output[..., rows] + contributed
         peak = whole.abs().argmax(dim=-2, keepdim=True)  # (windows, 1, rows)
         result = output.clone()
         result[..., rows] = output[..., rows].scatter(-2, peak, whole.gather(-2, peak))
         return result
 
     return give_back
+
+
+def _one_by_one(
+    module: nn.Module, inputs: Tensor, reads: Tensor, slot: Tensor, weights: Tensor, num_rows: int
+) -> Tensor:
+    """Return what single weights contribute to their outputs ``(windows, tokens, num_rows)``, added up in address order."""
+    tokens = inputs if isinstance(module, nn.Embedding) else inputs[..., 0]
+    total = torch.zeros((*tokens.shape, num_rows), dtype=weights.dtype, device=weights.device)
+    step = max(1, _PARTS // tokens.numel())
+    for start in range(0, len(reads), step):
+        part = slice(start, start + step)
+        read = tokens[..., None] == reads[part] if isinstance(module, nn.Embedding) else inputs[..., reads[part]]
+        total.index_add_(-1, slot[part], (read * weights[part]).to(total.dtype))
+    return total
 
 
 # method -> what it puts on every module that uses a changed tensor

@@ -2,10 +2,12 @@
 
 Every method has the signature ``method(values, options, place) -> new values``: ``values`` are the touched weights of one
 tensor, in the dtype their bits live in, in address order; ``place`` says where they sit and lends the named random stream.
+Those that need to know more than the weight are in ``esa.perturb.informed``.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -15,19 +17,11 @@ from torch import Tensor
 from esa.errors import EsaError
 from esa.model import ParameterInfo
 from esa.model.precision import wide, wide_mean, wide_norm
+from esa.perturb.place import Place
+from esa.spec import generator
 
 INTEGERS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
 MANTISSA_BITS = {torch.float32: 23, torch.bfloat16: 7, torch.float16: 10}
-
-
-@dataclass
-class Place:
-    """Where the touched weights sit: the numbers of their tensor on demand, its description, their indices; the case's draws."""
-
-    values: Callable[[], Tensor]
-    info: ParameterInfo
-    index: Tensor  # (touched,), row-major, ascending
-    draw: np.random.Generator
 
 
 def zero(values: Tensor, options: Mapping[str, Any], place: Place) -> Tensor:
@@ -86,6 +80,45 @@ def sign_flip(values: Tensor, options: Mapping[str, Any], place: Place) -> Tenso
     return wide(values).mul(-options["factor"]).to(values)
 
 
+def quantize(values: Tensor, options: Mapping[str, Any], place: Place) -> Tensor:
+    """Round weights to few bits: ``w <- s q``, ``q = round(w / s)``, ``s = max |w| of its output / (2^(bits - 1) - 1)``.
+
+    Symmetric: q from -(2^(bits - 1) - 1) to 2^(bits - 1) - 1, zero among them; halves go to the even q. The scale is that of the
+    whole output, touched or not, as it is intact: of a fused expert's tensor per expert and output, of an embedding per
+    channel over all tokens; a vector is one output. An output of zeros stays. In float64, then rounded to storage.
+    Cost: one look at the tensor. Source: symmetric per-channel weights of Krishnamoorthi, Quantizing deep convolutional networks
+    for efficient inference, 2018, after Jacob et al., Quantization and Training of Neural Networks for Efficient
+    Integer-Arithmetic-Only Inference, CVPR 2018, who let the zero point move.
+    """
+    info, weight = place.info, place.values()
+    apart = () if info.input_axis is None else (info.output_axis,)
+    axes = [axis for axis in range(weight.ndim) if axis not in (*apart, info.expert_axis)]
+    # As the norm of infinite order: no copy of abs(w) as large as the tensor.
+    largest = torch.linalg.vector_norm(weight, ord=torch.inf, dim=axes, keepdim=True).expand(info.shape)
+    exact = wide(values)
+    step = wide(largest[torch.unravel_index(place.index.to(weight.device), info.shape)]) / (
+        2 ** (options["bits"] - 1) - 1
+    )
+    return torch.where(step == 0, exact, (exact / step).round() * step).to(values)
+
+
+def clamp(values: Tensor, options: Mapping[str, Any], place: Place) -> Tensor:
+    """Cut weights at a quantile of their tensor: ``w <- sign(w) min(|w|, c)``, c the ``quantile`` of |w| over the tensor.
+
+    c is one of the tensor's own |w|: the smallest that at least the share ``quantile`` of them do not exceed (the inverse of the
+    empirical distribution), the touched ones among them. Exact, by partial sorting on the CPU: one copy of the tensor.
+    Weights within c keep their bits.
+    Source: weights held within a range, as against faults in Fuengfusin and Tamukoh, Enhancing Neural Network Robustness
+    Against Fault Injection Through Non-linear Weight Transformations, 2024, there smoothly and before training.
+    """
+    size = place.values().abs().float().cpu().numpy().reshape(-1)
+    rank = max(1, ceil(Fraction(str(options["quantile"])) * len(size)))  # the decimal that was written, not its double
+    size.partition(rank - 1)
+    limit = wide(values).new_tensor(float(size[rank - 1]))
+    exact = wide(values)
+    return torch.where(exact.abs() > limit, exact.sign() * limit, exact).to(values)
+
+
 def gauss_noise(values: Tensor, options: Mapping[str, Any], place: Place) -> Tensor:
     """Add noise: ``w <- w + sigma r e``, e standard normal drawn in address order; r = |w|, the tensor's std, or 1.
 
@@ -94,8 +127,38 @@ def gauss_noise(values: Tensor, options: Mapping[str, Any], place: Place) -> Ten
     Source: additive weight noise as of analog hardware, Joshi et al., Accurate deep neural network inference using
     computational phase-change memory, Nature Communications 2020.
     """
+    return _add_noise(values, torch.from_numpy(place.draw.standard_normal(len(values))), options, place)
+
+
+def correlated(values: Tensor, options: Mapping[str, Any], place: Place) -> Tensor:
+    """Add noise that weights share: ``w <- w + sigma r e``, one standard normal e per row, column, layer or component.
+
+    r as in ``gauss_noise``. Row and column are of the stored tensor, of each expert apart; a vector is one row. A layer is the
+    module that owns the tensor, so that its bias moves along; a component goes through all blocks. e depends on the seed, the
+    repeat and what shares it, not on the targets: doses share their draws, and so do cases of other weights of the same row.
+    In float64, then rounded to storage.
+    Source: correlated variation within and among the arrays of a crossbar, as in Truong et al., Comparative Study on
+    Statistical-Variation Tolerance Between Complementary Crossbar and Twin Crossbar of Binary Nano-scale Memristors for
+    Pattern Recognition, Nanoscale Research Letters 2015.
+    """
+    info, shared_by = place.info, options["shared_by"]
+    assert place.given.stream is not None, "a case names its seed and repeat"
+    if shared_by in ("layer", "component"):
+        of = {"layer": info.layer, "component": info.component}[shared_by]
+        number, count = torch.zeros_like(place.index), 1
+    else:
+        of, width = info.name, info.shape[-1]
+        height = info.numel // width if info.expert_axis is None else info.numel // width // info.shape[0]
+        row = place.index // width
+        column = row // height * width + place.index % width
+        number, count = (row, info.numel // width) if shared_by == "row" else (column, info.numel // height)
+    drawn = generator(place.given.stream[0], "correlated", place.given.stream[1], shared_by, of).standard_normal(count)
+    return _add_noise(values, torch.from_numpy(drawn)[number.cpu()], options, place)
+
+
+def _add_noise(values: Tensor, noise: Tensor, options: Mapping[str, Any], place: Place) -> Tensor:
+    """Return ``w + sigma r e``, in float64, then rounded to storage."""
     exact = wide(values)
-    noise = torch.from_numpy(place.draw.standard_normal(len(values))).to(exact.device)
     relative: Tensor | float
     if options["relative_to"] == "weight":
         relative = exact.abs()
@@ -106,7 +169,47 @@ def gauss_noise(values: Tensor, options: Mapping[str, Any], place: Place) -> Ten
         relative = max(0.0, square - center**2) ** 0.5
     else:
         relative = 1.0
-    return exact.add(noise * relative, alpha=options["sigma"]).to(values)
+    return exact.add(noise.to(exact.device) * relative, alpha=options["sigma"]).to(values)
+
+
+def swap(values: Tensor, options: Mapping[str, Any], place: Place) -> Tensor:
+    """Exchange weights with others of their tensor: ``w_i <-> w_j``, j drawn among the untouched ones, each once.
+
+    Both change: twice as many weights as there are targets (``exchange``). Where fewer are untouched than touched, as of a whole
+    tensor, the touched change places among themselves, in a uniformly random order: a few may stay where they are.
+    The tensor keeps its numbers, bit for bit where they are floating-point; quantised ones become the nearest codes of their
+    new row or block. A weight that is large does its harm at its partner's place, too: ``zero`` on the same targets tells its
+    absence from its presence elsewhere. Raises EsaError for a tensor of one weight.
+    Source: the shuffle within a layer, which keeps the distribution and breaks the place, of Frankle et al., Pruning Neural
+    Networks at Initialization: Why Are We Missing the Mark?, ICLR 2021, there of pruning masks and initial values.
+    """
+    assert place.exchange is not None
+    return values[place.exchange]
+
+
+def exchange(index: Tensor, info: ParameterInfo, draw: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Return what ``swap`` touches for targets ``(n,)``, ascending, and which of these each takes its number from."""
+    mine = index.cpu().numpy()
+    number, others = len(mine), info.numel - len(mine)
+    require_partner(info, "perturb")
+    if others < number:
+        return index, torch.from_numpy(draw.permutation(number)).to(index.device)
+    ranks = draw.choice(others, number, replace=False)  # among the untouched, ascending
+    partners = ranks + np.searchsorted(mine - np.arange(number), ranks, side="right")
+    touched, partner = np.concatenate([mine, partners]), np.concatenate([partners, mine])
+    order = touched.argsort()
+    takes = np.searchsorted(touched[order], partner[order])
+    return torch.from_numpy(touched[order]).to(index.device), torch.from_numpy(takes).to(index.device)
+
+
+def require_partner(info: ParameterInfo, where: str) -> None:
+    """Raise EsaError for a tensor of one weight."""
+    if info.numel == 1:
+        raise EsaError(f"{info.name} has one weight, and none to swap it with", where=where)
+
+
+# methods that also touch others than the targets -> what they touch, and which of it each takes its number from
+REACH: dict[str, Callable[[Tensor, ParameterInfo, np.random.Generator], tuple[Tensor, Tensor]]] = {"swap": exchange}
 
 
 def bit_flip(values: Tensor, options: Mapping[str, Any], place: Place) -> Tensor:

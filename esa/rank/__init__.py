@@ -22,6 +22,7 @@ from esa.spec.sections import Rank
 
 MOST_CSV_ROWS = 200_000
 ANATOMY = "anatomy.json"
+ENSEMBLE = "ensemble"  # the one metric that no registry has: each score step says of what it is made
 
 __all__ = ["RankResult", "require_keep", "run"]
 
@@ -125,12 +126,13 @@ def _resolve(scores: Scores, source: str | Path, spec: Spec | None, rank: Rank |
 
 def _filter(scores: Scores, metrics: Sequence[str] | None) -> list[Pair]:
     known = _names(scores.pairs)
-    wanted = known if metrics is None else [canonical("metric", metric) for metric in metrics]
+    given = known if metrics is None else metrics
+    wanted = [metric if metric in (*known, ENSEMBLE) else canonical("metric", metric) for metric in given]
     missing = [metric for metric in wanted if metric not in known]
     if missing:
         raise SelectionError(
             f"'{missing[0]}' is not among the scored metrics: {', '.join(known)}", where=scores.where,
-            hint="score it too: score.metrics",
+            hint=f"score it too: {'score.ensemble.metrics' if missing[0] == ENSEMBLE else 'score.metrics'}",
         )  # fmt: skip
     return [pair for pair in scores.pairs if pair[0] in wanted]
 

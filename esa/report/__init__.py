@@ -11,13 +11,15 @@ from esa.progress import Progress, Silent
 if TYPE_CHECKING:
     from esa.artifact import Step
     from esa.report.comparison import Comparison
+    from esa.report.criteria import Criteria
     from esa.report.gather import Gathered
     from esa.report.page import Content
+    from esa.report.verdicts import Judged
 
 __all__ = ["REPORTS", "ReportResult", "plan", "run"]
 
 REPORTS = Path("reports")
-PAGE, TEXT = "report.html", "report.md"
+PAGE, TEXT, CRITERIA = "report.html", "report.md", "criteria.csv"
 
 
 @dataclass(frozen=True)
@@ -36,64 +38,79 @@ def run(
     *,
     out: Path | None = None,
     root: Path = REPORTS,
+    criteria: Path | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> ReportResult:
     """Write the report of a run, or of several side by side, and return it.
 
     ``sources``: run folders, or any subset of their step folders; :func:`esa.report.grouping.group` tells which runs they
-    are. The folder is ``out``, else ``root/<name>-<id>``, of several runs ``root/<name>+<name>-<id>``: ``report.html``
-    (one file that holds everything), ``report.md``, ``figures/*.png`` and ``*.svg``, ``data/*.csv`` and, last,
-    ``manifest.json``. A complete one is reused unless ``force``. Nothing but the artifacts is read: the same ones, in the
+    are. ``criteria``: a file of criteria, for None those that ship with esa. The folder is ``out``, else ``root/<name>-<id>``,
+    of several runs ``root/<name>+<name>-<id>``: ``report.html`` (one file that holds everything), ``report.md``,
+    ``criteria.csv`` (a verdict per criterion), ``figures/*.png`` and ``*.svg``, ``data/*.csv`` and, last, ``manifest.json``. A complete one is reused unless ``force``. Nothing but the artifacts is read: the same ones, in the
     same order, give the same pages, byte for byte. Cost: a second, and a third of a second per figure; no torch, no network.
-    Raises ArtifactError for sources that are no finished steps, or whose tables are not what their manifests vouch for.
+    Raises ArtifactError for sources that are no finished steps, or whose tables are not what their manifests vouch for;
+    SpecError for criteria that do not hold.
     """
     progress = progress or Silent()
-    found, step = _opened(sources, out, root)
+    found, step, held = _opened(sources, out, root, criteria)
     path, text_path = step.folder / PAGE, step.folder / TEXT
     if not force and step.complete and path.exists():  # a report of an esa that knew no page is written again
         progress.note(f"report: {step.folder} is complete")
         return ReportResult(path, step.folder, text_path.read_text(encoding="utf-8"), reused=True)
     for text in found.warnings:
         progress.warn(text)
-    return _write(step, found, _content(found), progress)
+    from esa.report.verdicts import judge
+
+    judged = judge(held, found.pairs)
+    return _write(step, found, judged, _content(found, judged), progress)
 
 
-def plan(sources: Sequence[str | Path], *, out: Path | None = None, root: Path = REPORTS) -> tuple[list[str], Path]:
+def plan(
+    sources: Sequence[str | Path], *, out: Path | None = None, root: Path = REPORTS, criteria: Path | None = None
+) -> tuple[list[str], Path]:
     """Return what :func:`run` would do, and touch nothing: a line per run with the steps it reads, and the report's folder.
+
+    The last line says which criteria they are held to.
 
     Raises what :func:`run` raises for its sources.
     """
-    found, step = _opened(sources, out, root)
-    return found.lines, step.folder
+    found, step, held = _opened(sources, out, root, criteria)
+    return [*found.lines, f"{len(held.each)} criteria: {held.path}"], step.folder
 
 
-def _opened(sources: Sequence[str | Path], out: Path | None, root: Path) -> tuple["Gathered | Comparison", "Step"]:
+def _opened(
+    sources: Sequence[str | Path], out: Path | None, root: Path, criteria: Path | None
+) -> tuple["Gathered | Comparison", "Step", "Criteria"]:
     from esa.artifact import Step
     from esa.report.comparison import Comparison
+    from esa.report.criteria import load_criteria
     from esa.report.grouping import group
 
     grouped = group(sources)
     found = grouped.runs[0] if len(grouped.runs) == 1 and not grouped.between else Comparison(grouped)
-    step = Step("report", found.spec, found.inputs)
+    held = load_criteria(criteria)
+    step = Step("report", found.spec, {**found.inputs, "criteria": held.sha256})
     step.folder = out if out is not None else root / f"{found.name}-{step.id}"
-    return found, step
+    return found, step, held
 
 
-def _content(found: "Gathered | Comparison") -> "Content":
+def _content(found: "Gathered | Comparison", judged: "Sequence[Judged]") -> "Content":
     """Return the page: what one run was found to hold, or how several compare."""
     from esa.report.gather import Gathered
 
     if isinstance(found, Gathered):
         from esa.report.page import content
 
-        return content(found)
+        return content(found, judged)
     from esa.report.compare_page import compared
 
-    return compared(found)
+    return compared(found, judged)
 
 
-def _write(step: "Step", found: "Gathered | Comparison", content: "Content", progress: Progress) -> ReportResult:
+def _write(
+    step: "Step", found: "Gathered | Comparison", judged: "Sequence[Judged]", content: "Content", progress: Progress
+) -> ReportResult:
     """Write every file of a report, its manifest last."""
     import tomli_w
 
@@ -101,11 +118,14 @@ def _write(step: "Step", found: "Gathered | Comparison", content: "Content", pro
     from esa.report.html import html_page
     from esa.report.page import page
     from esa.report.theme import render
+    from esa.report.verdicts import criteria_table
 
     step.begin(force=True)  # one that another process finished meanwhile is written again: it is seconds of work
     if "spec" in found.recorded:  # several runs have a spec each
         write_text(step.folder / "spec.toml", f"# report-{step.id}\n{tomli_w.dumps(found.recorded['spec'])}")
-    kinds, pictures = {PAGE: "html", TEXT: "markdown"}, {}
+    table = criteria_table(step.id, judged, step.meta())
+    step.write(table, CRITERIA)
+    kinds, pictures = {PAGE: "html", TEXT: "markdown", CRITERIA: table.kind}, {}
     progress.start("figures", len(content.figures))
     for figure in content.figures:
         png, svg = render(figure.chart)

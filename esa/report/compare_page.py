@@ -2,8 +2,10 @@
 
 import shlex
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 from esa import __version__
+from esa.report.claims import confirmatory_parts
 from esa.report.compare_figures import compare_figures
 from esa.report.compare_findings import shared_findings
 from esa.report.compare_frames import top_lists, top_overlaps, weights_by_run
@@ -21,6 +23,7 @@ from esa.report.compare_tables import (
     worst_table,
 )
 from esa.report.comparison import Comparison
+from esa.report.criteria_section import criteria_parts
 from esa.report.figures import Figure
 from esa.report.findings import findings
 from esa.report.gather import Gathered
@@ -40,6 +43,7 @@ from esa.report.provenance import (
     environment_lines,
     step_rows,
 )
+from esa.report.verdicts import Judged
 
 _WORST_NOTE = (
     "Ratio: perplexity over the run's own intact one. Rank: the weight's place among the single weights that the run tried"
@@ -54,10 +58,11 @@ _DAMAGE_NOTE = (
 _LISTS_NOTE = "Of the `top_k` of each run's first seed: the weights that both hold over those that either holds."
 
 
-def compared(comparison: Comparison) -> Content:
+def compared(comparison: Comparison, judged: Sequence[Judged] = ()) -> Content:
     """Return the page that sets runs side by side. Cost: every table that a report reads; figures are not drawn yet."""
     figures = list(compare_figures(comparison))
-    sections = [section for one in _SECTIONS for section in one(comparison, figures)]
+    make = (_finding, partial(_criteria, judged), *_SECTIONS)
+    sections = [section for one in make for section in one(comparison, figures)]
     kept = [Section(section.title, [part for part in section.parts if part]) for section in sections]
     steps = sum(len(run.folders) for run in (*comparison.runs, *comparison.between))
     generator = (
@@ -74,6 +79,16 @@ def compared(comparison: Comparison) -> Content:
 def _finding(comparison: Comparison, figures: Sequence[Figure]) -> Iterable[Section]:
     if found := shared_findings(comparison):
         yield Section("Finding", [bullets(found)])
+
+
+def _criteria(judged: Sequence[Judged], comparison: Comparison, figures: Sequence[Figure]) -> Iterable[Section]:
+    if judged:
+        yield Section("Criteria", [*criteria_parts(judged)])
+
+
+def _confirmatory(comparison: Comparison, figures: Sequence[Figure]) -> Iterable[Section]:
+    if parts := confirmatory_parts(comparison.pairs):
+        yield Section("Confirmatory tests", [*parts])
 
 
 def _notes(comparison: Comparison, figures: Sequence[Figure]) -> Iterable[Section]:
@@ -185,7 +200,7 @@ def _artifacts(comparison: Comparison, figures: Sequence[Figure]) -> Iterable[Se
 
 
 _SECTIONS = (
-    _finding,
+    _confirmatory,
     _notes,
     _runs,
     _verdicts,

@@ -6,7 +6,7 @@ from typing import Any
 
 from esa.artifact.steps import readers
 from esa.report.comparison import Comparison, models, windows
-from esa.report.gather import STEPS, Gathered
+from esa.report.gather import CHAIN, STEPS, Gathered
 
 UNSET = "unset"
 _NAMES = ("name", "question")  # every run has its own: they stand in the table of the runs
@@ -30,10 +30,12 @@ def differing_keys(comparison: Comparison) -> list[Difference]:
     """
     read = [_read_keys(run) for run in comparison.runs]
     keys = dict.fromkeys(key for found in read for key in found)
-    present = [{step for step in run.manifests if step in STEPS} for run in comparison.runs]
+    present = [{step.partition(" ")[0] for step in run.manifests} for run in comparison.runs]
+    known = dict.fromkeys(step.partition(" ")[0] for step in STEPS)
+    shown = [step for step in known if step in CHAIN or any(step in here for here in present)]
     found = []
     for key in sorted(keys, key=_order):
-        steps = tuple(step for step in STEPS if step in readers(key))
+        steps = tuple(step for step in shown if step in readers(key))
         values = tuple(
             one.get(key, UNSET if here & set(steps) else None) for one, here in zip(read, present, strict=True)
         )
@@ -71,7 +73,7 @@ def _read_keys(run: Gathered) -> dict[str, str]:
     for step, manifest in run.manifests.items():
         spec = manifest.get("spec")
         for key, value in _flat(spec).items() if isinstance(spec, dict) else ():
-            if key not in _NAMES and step in readers(key):
+            if key not in _NAMES and step.partition(" ")[0] in readers(key):
                 found.setdefault(key, []).append(shown(value))
     return {key: "; ".join(dict.fromkeys(values)) for key, values in found.items()}
 

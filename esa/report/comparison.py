@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from esa.report.gather import Gathered
+from esa.report.gather import STEPS, Gathered
 from esa.report.grouping import Grouped
 from esa.spec import Spec
 
 _MOST_NAMES = 72  # characters of the names in the report's folder
-_LAST = ("perturb", "overlap", "rank", "score")
+_LAST = ("perturb", "overlap", "rank", "score", *STEPS)
 
 
 @dataclass(frozen=True)

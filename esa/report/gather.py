@@ -14,10 +14,17 @@ from esa.errors import ArtifactError
 from esa.spec import Spec, spec_from_dict
 
 RUN_FILE = "run.json"
-STEPS = ("score", "rank", "perturb", "overlap")
+CHAIN = ("score", "rank", "perturb", "overlap")  # what esa run chains
+CURVES = ("curve k", "curve windows", "curve seeds")  # a run may have one of each
+STEPS = (*CHAIN, *CURVES, "truth", "detector", "faults", "eval")
 STABILITY = "stability_summary.json"
-_UPSTREAM = {"rank": "score", "perturb": "rank", "overlap": "rank"}
-_UNREAD = frozenset({"scores/1", "margins/1", "windows/1"})  # a report does without them: they are large
+CURVE_SUMMARY = "curve_summary.json"
+_UPSTREAM = {"rank": "score", "perturb": "rank", "overlap": "rank", "truth": "score", "detector": "score"}
+_SPEAKS = ("perturb", "score", "rank", "overlap", *STEPS)  # whose spec is the run's, first found
+# A report does without them: they are large, or other tables hold what they say.
+_UNREAD = frozenset({
+    "scores/1", "margins/1", "windows/1", "items/1", "continuations/1", "truth_weights/1", "fault_list/1", "fault_trials/1",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,8 +47,8 @@ class Gathered:
 
     @property
     def absent(self) -> list[str]:
-        """Name the steps that there are none of."""
-        return [step for step in STEPS if step not in self.folders]
+        """Name the steps of a chain that there are none of."""
+        return [step for step in CHAIN if step not in self.folders]
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -54,6 +61,11 @@ class Gathered:
         return {}
 
     @property
+    def pairs(self) -> list[tuple[str, "Gathered"]]:
+        """Return the run with its name, as the only one."""
+        return [(self.name, self)]
+
+    @property
     def lines(self) -> list[str]:
         """Return the run in a line: its name and its steps, as folders."""
         return [f"{self.name}: {', '.join(str(folder) for folder in self.folders.values())}"]
@@ -61,7 +73,7 @@ class Gathered:
     def shown(self, step: str) -> str:
         """Return the step's folder as a command names it: as it was asked for with ``-o``, else below ``outputs/``."""
         folder, manifest = self.folders[step].name, self.manifests[step]
-        standard = folder == f"{step}-{manifest['run']}"
+        standard = folder == f"{manifest['step']}-{manifest['run']}"
         argv = manifest.get("argv") or []
         given = _given_out(argv)
         if given is not None and standard and argv[1:2] == ["run"]:
@@ -107,6 +119,22 @@ class Gathered:
         return self._frame("overlap", "overlap/1")
 
     @cached_property
+    def _tables(self) -> dict[tuple[str, str], pl.DataFrame | None]:
+        return {}
+
+    def table(self, step: str, kind: str) -> pl.DataFrame | None:
+        """Return a step's table of ``kind``, None where there is none or it has no rows; it is read once."""
+        if (step, kind) not in self._tables:
+            self._tables[step, kind] = self._frame(step, kind)
+        return self._tables[step, kind]
+
+    @cached_property
+    def curves(self) -> dict[str, dict[str, Any]]:
+        """Return the summary of each curve by its name: ``k``, ``windows``, ``seeds``."""
+        steps = [step for step in CURVES if step in self.folders]
+        return {step.partition(" ")[2]: _json(self.folders[step] / CURVE_SUMMARY) for step in steps}
+
+    @cached_property
     def stability(self) -> dict[str, Any] | None:
         """Return the stability summary of the overlap step, where several seeds gave one."""
         if "overlap" not in self.folders or not (path := self.folders["overlap"] / STABILITY).exists():
@@ -117,7 +145,7 @@ class Gathered:
     @property
     def num_parameters(self) -> int | None:
         """Return how many weights the model has, as the score or perturb step counted them."""
-        for step in ("perturb", "score"):
+        for step in _SPEAKS:
             model = self.manifests.get(step, {}).get("model") or {}
             if isinstance(model.get("num_parameters"), int):
                 return int(model["num_parameters"])
@@ -135,7 +163,10 @@ def _given_out(argv: Sequence[str]) -> str | None:
 
 @dataclass(frozen=True)
 class StepFolder:
-    """A finished step that a report can be made from: its name, its folder, its manifest, its tables checked."""
+    """A finished step that a report can be made from: its name, its folder, its manifest, its tables checked.
+
+    The name of a curve's step says which: ``curve k``.
+    """
 
     step: str
     folder: Path
@@ -162,8 +193,10 @@ def step_folders(source: Path) -> list[StepFolder]:
     for folder in _expand(source):
         manifest = read_manifest(folder)
         step = str(manifest["step"])
+        step += f" {manifest.get('curve')}" if step == "curve" else ""
         if step not in STEPS:
-            raise ArtifactError(f"is a step '{step}'; a report takes {', '.join(STEPS)}", where=str(folder))
+            known = dict.fromkeys(name.partition(" ")[0] for name in STEPS)
+            raise ArtifactError(f"is a step '{step}'; a report takes {', '.join(known)}", where=str(folder))
         _verify(folder, manifest)
         found.append(StepFolder(step, folder, manifest))
     return found
@@ -172,7 +205,7 @@ def step_folders(source: Path) -> list[StepFolder]:
 def gathered(steps: Sequence[StepFolder], source: Path | None = None) -> Gathered:
     """Return one run of at most one step of a kind; ``source`` is the run's folder, where it was given as one."""
     known = {one.step: one for one in steps}
-    chosen = known[next(step for step in ("perturb", "score", "rank", "overlap") if step in known)]
+    chosen = known[next(step for step in _SPEAKS if step in known)]
     spec = spec_from_dict(chosen.manifest["spec"], where=str(chosen.folder / "manifest.json"))
     ordered = [known[step] for step in STEPS if step in known]
     return Gathered(
@@ -196,7 +229,8 @@ def _expand(source: Path) -> list[Path]:
         steps = content.get("steps")
         if not isinstance(steps, dict) or not all(isinstance(value, str) for value in steps.values()):
             raise ArtifactError("steps: maps a step's name to its folder", where=str(source / RUN_FILE))
-        return [source / folder for step, folder in steps.items() if step in STEPS]
+        kinds = {name.partition(" ")[0] for name in STEPS}
+        return [source / folder for step, folder in steps.items() if step.partition(" ")[0] in kinds]
     if source.is_dir() and not (source / "manifest.json").exists():
         raise ArtifactError(
             f"holds neither {RUN_FILE} nor manifest.json: it is no run and no finished step",

@@ -9,6 +9,9 @@ from esa.report.gather import STEPS, Gathered
 from esa.report.markdown import join, number
 
 
+_EVALUATED = ("perturb", "truth", "detector", "faults", "eval")  # the steps that measure on evaluation windows
+
+
 @dataclass(frozen=True)
 class Head:
     """What stands above the sections, as plain text: the page's name, its question, a line on what is absent, a few facts."""
@@ -34,7 +37,7 @@ def facts(runs: Sequence[Gathered]) -> dict[str, str]:
         "Parameters": _distinct(number(run.num_parameters) for run in runs if run.num_parameters is not None),
         "Stored as": _distinct(_stored(model) for model in models),
         "Calibration": _distinct(windows_text(run, "score") for run in runs),
-        "Evaluation": _distinct(windows_text(run, "perturb") for run in runs),
+        "Evaluation": _distinct(windows_text(run, step) for run in runs for step in _EVALUATED),
         "Warnings": f"{warnings} (see Provenance)" if warnings else "",
         "Finished (UTC)": max((str(one.get("created") or "") for one in manifests), default="")[:10],
     }
@@ -57,7 +60,7 @@ def made_from(run: Gathered) -> str:
 
 def generator(run: Gathered) -> str:
     """Say which esa wrote the page, from which steps."""
-    steps = ", ".join(f"{step}-{manifest['run']}" for step, manifest in run.manifests.items())
+    steps = ", ".join(f"{manifest['step']}-{manifest['run']}" for manifest in run.manifests.values())
     return f"Written by esa {__version__} from {steps}. This file is complete in itself: it loads nothing."
 
 
@@ -68,7 +71,8 @@ def _stored(model: Mapping[str, Any]) -> str:
 
 def _text(data: Any) -> str:
     """Return ``builtin:prose, 8 windows of 256 tokens, 3 seeds``, of the first entry where all are alike."""
-    entries = [entry for entry in (data if isinstance(data, list) else [data]) if isinstance(entry, dict)]
+    entries = [one for one in (data if isinstance(data, list) else [data]) if isinstance(one, dict)]
+    entries = [entry for entry in entries if entry.get("windows") is not None]  # a task's items are none
     found = _distinct(
         f"{entry.get('source')}, {number(entry.get('windows'))} windows of {number(entry.get('length'))} tokens"
         for entry in entries

@@ -2,7 +2,11 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+from esa.report.claims import claims_parts
+from esa.report.criteria_section import criteria_parts
+from esa.report.evidence import evidence, evidence_figures
 from esa.report.figures import Figure, figures
 from esa.report.findings import findings, group_sentences
 from esa.report.gather import Gathered
@@ -27,6 +31,7 @@ from esa.report.sections import (
     worst_table,
 )
 from esa.report.tables import worst_single
+from esa.report.verdicts import Judged
 
 DAMAGE_NOTE = (
     "Joint: the k weights together; single: each alone. Where draws, repeats or weights fall together the perplexity reads"
@@ -60,16 +65,17 @@ class Content:
     styles: tuple[str, ...] = ("page.css",)
 
 
-def content(run: Gathered) -> Content:
+def content(run: Gathered, judged: Sequence[Judged] = ()) -> Content:
     """Return the page of one run. Cost: every table that a report reads; the figures are not drawn yet."""
-    drawn = list(figures(run))
-    return Content(head(run), sections(run, drawn), drawn, generator(run))
+    drawn = [*figures(run), *evidence_figures(run)]
+    return Content(head(run), sections(run, drawn, judged), drawn, generator(run))
 
 
-def sections(run: Gathered, drawn: Sequence[Figure]) -> list[Section]:
+def sections(run: Gathered, drawn: Sequence[Figure], judged: Sequence[Judged] = ()) -> list[Section]:
     """Return the report behind its question, without the sections whose steps are absent."""
     make: list[Callable[[Gathered, Sequence[Figure]], Iterable[Section]]] = [
-        _finding, _worst, _damage, _distribution, _shares, _agreement, _faults, _provenance, _reproduction, _artifacts,
+        _finding, partial(_criteria, judged), _claims, _worst, _damage, _evidence, _distribution, _shares, _agreement,
+        _faults, _provenance, _reproduction, _artifacts,
     ]  # fmt: skip
     found = [section for one in make for section in one(run, drawn)]
     return [Section(section.title, [part for part in section.parts if part]) for section in found]
@@ -98,6 +104,21 @@ def _as_markdown(part: str | Figure) -> list[str]:
 def _finding(run: Gathered, drawn: Sequence[Figure]) -> Iterable[Section]:
     if found := findings(run):
         yield Section("Finding", [bullets(found)])
+
+
+def _criteria(judged: Sequence[Judged], run: Gathered, drawn: Sequence[Figure]) -> Iterable[Section]:
+    if judged:
+        yield Section("Criteria", [*criteria_parts(judged)])
+
+
+def _claims(run: Gathered, drawn: Sequence[Figure]) -> Iterable[Section]:
+    if (tests := run.table("perturb", "tests/1")) is not None:
+        yield Section("Claims", [*claims_parts(tests)])
+
+
+def _evidence(run: Gathered, drawn: Sequence[Figure]) -> Iterable[Section]:
+    for title, name, parts in evidence(run):
+        yield Section(title, [*parts[:1], *drawn_in(name, drawn), *parts[1:]])
 
 
 def _worst(run: Gathered, drawn: Sequence[Figure]) -> Iterable[Section]:

@@ -11,7 +11,11 @@ DATA_HEADER = ["used by", "source", "packing", "windows", "length", "tokens", "B
 DATA_ALIGN = "lllrrrll"
 STEP_HEADER, STEP_ALIGN = ["step", "id", "finished (UTC)", "seeds", "seconds", "peak resident"], "llllrr"
 ARTIFACT_HEADER = ["file", "kind", "sha256"]
-_MODEL = ("id", "revision", "architecture", "fingerprint", "dtype", "compute", "quantization", "residency", "device")
+_MODEL = (
+    *("id", "revision", "null", "null_seed", "architecture", "fingerprint"),
+    *("dtype", "compute", "quantization", "residency", "device"),
+)
+_UNUSUAL = ("null", "null_seed", "residency")  # shown where a manifest has them
 
 
 def model_table(run: Gathered) -> str:
@@ -26,7 +30,7 @@ def model_rows(run: Gathered) -> list[list[str]]:
     rows = [
         [key, _several(model.get(key) for model in models)]
         for key in _MODEL
-        if key != "residency" or any(key in model for model in models)
+        if key not in _UNUSUAL or any(key in model for model in models)
     ]
     rows += [
         [
@@ -101,11 +105,13 @@ def environment_lines(run: Gathered) -> list[str]:
 def check_lines(run: Gathered) -> list[str]:
     """Return what the steps checked and warned of."""
     lines = []
-    checksum = run.manifests.get("perturb", {}).get("checksum")
-    if isinstance(checksum, dict):
-        restored = "restored" if checksum.get("restored") else "**NOT restored**"
-        before, after = code(checksum.get("before"), cell=False), code(checksum.get("after"), cell=False)
-        lines.append(f"Weights after the perturbations: {restored} (checksum before {before}, after {after})")
+    for step, manifest in run.manifests.items():
+        checksum = manifest.get("checksum")
+        if isinstance(checksum, dict):
+            restored = "restored" if checksum.get("restored") else "**NOT restored**"
+            before, after = code(checksum.get("before"), cell=False), code(checksum.get("after"), cell=False)
+            what = "the perturbations" if step == "perturb" else f"step {step}"
+            lines.append(f"Weights after {what}: {restored} (checksum before {before}, after {after})")
     for step, manifest in run.manifests.items():
         lines += [f"Warning from {step}: {escape(text)}" for text in manifest.get("warnings") or []]
     lines += [f"Warning: {escape(text)}" for text in run.warnings]
@@ -124,12 +130,17 @@ def commands(run: Gathered) -> list[str]:
         folder = run.shown(step)
         spec = f"--spec {shlex.quote(f'{folder}/spec.toml')}"
         source = shlex.quote(run.shown("rank")) if "rank" in run.folders else "RANKING"
+        scores = shlex.quote(run.shown("score")) if "score" in run.folders else "SCORES"
         steps.append({
             "score": f"esa score {spec}",
-            "rank": f"esa rank {shlex.quote(run.shown('score')) if 'score' in run.folders else 'SCORES'} {spec}",
+            "rank": f"esa rank {scores} {spec}",
             "perturb": f"esa perturb {spec} --targets {source}",
             "overlap": f"esa overlap {source} {spec}",
-        }[step])  # fmt: skip
+            "truth": f"esa perturb {spec} --validate {scores}",
+            "detector": f"esa perturb {spec} --detect {scores}",
+            "faults": f"esa perturb {spec} --faults",
+            "eval": f"esa eval {spec}",
+        }.get(step) or f"esa overlap {source} {spec} --curve {step.partition(' ')[2]}")  # fmt: skip
     steps.append(f"esa report {' '.join(shlex.quote(run.shown(step)) for step in run.folders)}")
     parts = []
     if called:

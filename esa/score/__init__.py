@@ -29,6 +29,7 @@ from esa.progress import Progress, Recording
 from esa.registry import METRIC_KEYS, unread_keys
 from esa.score.collect import KINDS
 from esa.score.engine import load_metrics
+from esa.score.ensemble import NAME as ENSEMBLE
 from esa.score.memory import effort_of, strategy_of
 from esa.score.metric import Metric, Needs
 from esa.score.parts import Parts, seeds_of
@@ -37,6 +38,7 @@ from esa.score.ranks import ALONE, Ranks, joined
 from esa.score.refusals import require_derivatives, require_range
 from esa.score.strategy import Strategy
 from esa.spec import Spec
+from esa.spec.sections import Ensemble
 
 TABLES = {f"{kind.partition('/')[0]}.parquet": kind for kind in KINDS}
 _PARTS = ".parts-"  # of one step: a folder given by name may hold what another killed step left
@@ -74,6 +76,7 @@ def run(
     """Score the model of ``spec`` and write ``scores``, ``tensors``, ``histogram`` and ``margins`` as Parquet.
 
     ``score.dense`` adds every score: ``dense/<metric>[.<seed>].safetensors``, float32 under the parameters' names.
+    ``score.ensemble.metrics`` adds a metric ``ensemble`` of every seed; its members' dense scores lie in the folder meanwhile.
 
     A complete step is reused; a broken one goes on at the next seed. ``loaded`` saves loading the model again.
     ``ranks``: the processes that share the windows, from :func:`joined`; each calls this function, the first one writes.
@@ -121,6 +124,7 @@ def run(
         for seed in seeds_of(metric, spec.score.seeds):
             by_seed.setdefault(seed, []).append(metric)
     said: list[dict[str, Any]] = []
+    candidates: list[dict[str, Any]] = []
     for seed in [seed for seed in (None, *spec.score.seeds) if seed in by_seed]:
         known = json.loads(ranks.tell(partial(_done, parts, seed)))
         if known is not None:
@@ -128,9 +132,12 @@ def run(
         else:
             known = passes.score(seed, by_seed[seed])
         said += [{"seed": seed, **one} for one in known["super_weights"]]
+        candidates += [{"seed": seed, **one} for one in known["candidates"]]
     if not ranks.first:
         return ScoreResult(step.folder, step.id, reused=False)
-    ordered = [(metric, seed) for metric in metrics for seed in seeds_of(metric, spec.score.seeds)]
+    ordered = [(metric.name, seed) for metric in metrics for seed in seeds_of(metric, spec.score.seeds)]
+    combined = _combine(passes, spec, metrics) if spec.score.ensemble.metrics else {}
+    ordered += [(ENSEMBLE, seed) for seed in combined]
     parts.join(step, ordered, chosen)
     dense = parts.move_dense(step.folder, ordered) if spec.score.dense else {}
     step.finish(
@@ -141,11 +148,39 @@ def run(
         seeds=list(spec.score.seeds),
         effort=asdict(effort),
         **({"processes": ranks.size} if ranks.size > 1 else {}),
-        **({"super_weights": said} if "super_activation" in spec.score.metrics else {}),
+        **({"super_weights": said, "candidates": candidates} if "super_activation" in spec.score.metrics else {}),
+        **({"ensemble": _facts(spec, combined)} if combined else {}),
     )
     for leftover in step.folder.glob(f"{_PARTS}*"):
         shutil.rmtree(leftover, ignore_errors=True)
     return ScoreResult(step.folder, step.id, reused=False)
+
+
+def _combine(passes: Passes, spec: Spec, metrics: Sequence[Metric]) -> dict[int, dict[str, Any]]:
+    """Score by the ensemble, seed by seed, from the members' dense maps; return what is to be said of each."""
+    found = {}
+    for seed in spec.score.seeds:
+        known = passes.parts.done(seed, ENSEMBLE)
+        if known is not None:
+            passes.progress.warnings += known["warnings"]
+        else:
+            known = passes.combine(
+                seed,
+                {
+                    metric.name: passes.parts.dense_path(metric.name, one)
+                    for metric in metrics
+                    for one in seeds_of(metric, spec.score.seeds)
+                    if metric.name in spec.score.ensemble.metrics and one in (None, seed)
+                },
+            )
+        found[seed] = known
+    return found
+
+
+def _facts(spec: Spec, combined: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    """Return what the manifest says of the ensemble: its keys, and how many weights it ranks."""
+    [number] = {one["num_weights"] for one in combined.values()}
+    return {**spec.score.ensemble.model_dump(mode="json"), "num_weights": number}
 
 
 def _done(parts: Parts, seed: int | None) -> str:
@@ -175,12 +210,15 @@ def _tell_of_processes(spec: Spec, ranks: Ranks, progress: Recording) -> None:
     progress.note(f"{ranks.size} processes share the windows; CPU threads of each: {threads} (--threads)")
     if "super_activation" in spec.score.metrics:
         progress.note("super_activation: the first process alone looks at all windows, for its peaks have no parts")
-    if spec.score.dense:
-        progress.note("score.dense: the first process alone scores, for it writes the maps")
+    if spec.score.dense or spec.score.ensemble.metrics:
+        key = "score.dense" if spec.score.dense else "score.ensemble"
+        progress.note(f"{key}: the first process alone scores, for it writes the maps")
 
 
 def _warn_of_keys(spec: Spec, progress: Progress) -> None:
-    """Warn of keys of [score] that are set and that no chosen metric reads."""
+    """Warn of keys of [score] that are set and that no chosen metric reads, and of an ensemble of nothing."""
+    if not spec.score.ensemble.metrics and spec.score.ensemble != Ensemble():
+        progress.warn("score.ensemble has keys that are set and no metrics: there is no ensemble")
     for key in unread_keys(spec.score.metrics):
         value = getattr(spec.score, key)
         if value != type(spec.score).model_fields[key].default:

@@ -48,7 +48,7 @@ class Engine:
 
     ``emit(metric, info, weight, scores, usage)`` is called once per metric and parameter, as soon as the parameter's
     statistics are complete; nothing is kept afterwards. ``strategy`` says how much is held at once, and changes no score.
-    ``super_weights`` tells what each round of super_activation found.
+    ``super_weights`` tells what each round of super_activation found, ``candidates`` what stood out (``rounds.Found``).
     ``ranks``: several processes share the windows; each emits the tensors that ``owners`` gives it, the first those that
     nobody has, and all of super_activation, whose peaks are found among all windows at once.
     """
@@ -63,6 +63,7 @@ class Engine:
     ranks: Ranks = ALONE
     owners: Mapping[str, int] = field(default_factory=dict)
     super_weights: list[dict[str, Any]] = field(init=False, default_factory=list)
+    candidates: list[dict[str, Any]] = field(init=False, default_factory=list)
     _without: dict[str, list[str]] = field(init=False, default_factory=dict)  # metric -> tensors it has no meaning for
 
     def run(self, windows: TokenWindows | None, seed: int) -> None:
@@ -165,11 +166,10 @@ class Engine:
                         forward_pass(self.loaded, part, tap, self.progress, watched)
                 on_done(list(self.chosen))
         if watch is not None:
-            found, self.super_weights = look_again(
-                self.loaded, self.chosen, windows, peaks[0], watch, self.effort.rounds, self.progress
-            )
+            found = look_again(self.loaded, self.chosen, windows, peaks[0], watch, self.effort.rounds, self.progress)
+            self.super_weights, self.candidates = found.super_weights, found.candidates
             for name in self.chosen:
-                self._score(name, Statistics(peaks=found.get(name, [])), peaks)
+                self._score(name, Statistics(peaks=found.peaks.get(name, [])), peaks)
 
     def _inputs(self, name: str, tap: InputTap | None) -> Statistics:
         """Return the activation statistics of a parameter: broadcast along each use's input axis, added over the uses."""

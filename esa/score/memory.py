@@ -10,6 +10,7 @@ from esa.errors import SpecError
 from esa.model.anatomy import ParameterInfo, eligible
 from esa.model.footprint import BASE_BYTES, Footprint
 from esa.score.engine import Effort, load_metrics
+from esa.score.ensemble import table_bytes
 from esa.score.gradients import SAMPLED
 from esa.score.metric import Needs
 from esa.score.peaks import require_projections
@@ -100,6 +101,10 @@ def passes(spec: Spec, effort: Effort, strategy: Strategy) -> list[str]:
     if "super_activation" in spec.score.metrics and effort.rounds > 1:
         per_seed.append(f"at most {effort.rounds - 1} times {texts} further forward passes")
     steps += [f"per seed ({len(spec.score.seeds)}): {step}, of {spec.calibration.length} tokens" for step in per_seed]
+    if combined := spec.score.ensemble.metrics:
+        steps.append(
+            f"per seed ({len(spec.score.seeds)}): {spec.score.ensemble.rule} of {', '.join(combined)}, from files"
+        )
     return steps
 
 
@@ -136,7 +141,7 @@ class _Load:
     def rows(self) -> int:
         """Return the bytes of what is kept of one seed's scores."""
         kept = sum(min(4 * self.spec.score.keep, info.numel) for info in self.chosen.values())
-        return kept * _ROW_BYTES * len(self.spec.score.metrics)
+        return kept * _ROW_BYTES * (len(self.spec.score.metrics) + bool(self.spec.score.ensemble.metrics))
 
     def strategies(self, folder: Path | None) -> Iterator[Strategy]:
         """Yield the ways to go about the passes, the fastest first."""
@@ -160,12 +165,13 @@ class _Load:
     def stages(self, groups: int, strategy: Strategy) -> dict[str, int]:
         """Return the bytes that the process has in memory at each stage's peak, the program's and the weights' included.
 
-        Stages do not occur together; weights count where they are only mapped from their files, too. load: the files' numbers
-        as they become the model's; weights: nothing but the weights and the rows that are kept; forward; peaks: the states that
-        super_activation compares, of all windows; head: a window's logits, gradient and accumulators of the largest tensor
-        outside the blocks; block: activations, gradients and accumulators of the largest block; embedding: gradient and
-        accumulators of the largest tensor outside, last of all; window: a whole window's graph, with every accumulator, before
-        any row is kept; curvature: accumulators, probes and products of a probe group, and one window's graph above it.
+        Stages do not occur together; weights count where they are only mapped from their files, too. load: the files'
+        numbers as they become the model's; weights: nothing but the weights and the rows that are kept; forward; peaks:
+        the states that super_activation compares, of all windows; ensemble: the ranks of its members; head: a window's
+        logits, gradient and accumulators of the largest tensor outside the blocks; block: activations, gradients and
+        accumulators of the largest block; embedding: gradient and accumulators of the largest tensor outside, last of
+        all; window: a whole window's graph, with every accumulator, before any row is kept; curvature: accumulators,
+        probes and products of a probe group, and one window's graph above it.
         """
         spec, model = self.spec, self.model
         length, needs = spec.calibration.length, self.needs
@@ -174,6 +180,8 @@ class _Load:
         if Needs.FORWARD in needs and Needs.BACKWARD not in needs:
             wave = ceil(spec.calibration.windows / strategy.waves)
             terms["forward"] = self.rows + self._boundaries(wave, 2) + length * model.vocabulary * model.item_bytes
+        if members := spec.score.ensemble.metrics:
+            terms["ensemble"] = self.rows + table_bytes(len(members))
         if "super_activation" in self.metrics:
             terms["peaks"] = self._boundaries(spec.calibration.windows, 3) + self.rows
         if Needs.BACKWARD in needs:

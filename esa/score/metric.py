@@ -63,7 +63,8 @@ class Statistics:
     ``mean_abs_gradient``: mean_n abs(g_n); ``mean_squared_gradient``: mean_n g_n^2; ``mean_token_squared_gradient``:
     mean_n T_n g_n^2; ``sampled_squared_gradient``: the last, averaged over draws of the labels from the model, with
     ``sampled_squared_stderr``. ``hessian_diagonal``, ``hessian_stderr``: of L, signed. ``usage``: share of the tokens that
-    reach the tensor, or each of its experts. ``peaks``: of an MLP's output projection, one per round.
+    reach the tensor, or each of its experts. ``peaks``: of an MLP's output projection, one per round. ``members``: the scores
+    of other metrics by name, which an ensemble combines.
     """
 
     mean_abs_input: Tensor | None = None
@@ -73,6 +74,7 @@ class Statistics:
     hessian_diagonal: Tensor | None = None
     hessian_stderr: Tensor | None = None
     usage: Tensor | None = None
+    members: dict[str, Tensor] = field(default_factory=dict)
 
     def gradient(self, name: str) -> Tensor:
         """Return an accumulated gradient statistic by name."""

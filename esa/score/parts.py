@@ -28,36 +28,34 @@ _FLOAT = 4
 class Parts:
     """The files of a step's passes: ``<seed>.<metric>.<table>.parquet``, dense maps, and a sign per finished pass.
 
-    A pass is the scores of one seed, or those that need no data (seed None).
+    A pass is the scores of one seed, or those that need no data (seed None); ``of`` names one that is made from others.
     """
 
     folder: Path
 
-    def done(self, seed: int | None) -> dict[str, Any] | None:
+    def done(self, seed: int | None, of: str = "") -> dict[str, Any] | None:
         """Return what a finished pass left to say (``warnings``, ``super_weights``), None if it is not finished."""
-        path = self.folder / f"{_stem(seed)}.done"
+        path = self.folder / f"{_stem(seed, of)}.done"
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
-    def write(self, seed: int | None, collectors: Mapping[str, Collector], **said: Any) -> None:
+    def write(self, seed: int | None, collectors: Mapping[str, Collector], of: str = "", **said: Any) -> None:
         """Write one pass's frames, one file per metric and table, and last the sign that they are all there."""
         for name, collector in collectors.items():
             for kind, frame in collector.frames().items():
                 with replacing(self.folder / f"{_stem(seed)}.{name}.{kind.partition('/')[0]}.parquet") as temporary:
                     frame.write_parquet(temporary, compression="lz4")
-        write_json(self.folder / f"{_stem(seed)}.done", said)
+        write_json(self.folder / f"{_stem(seed, of)}.done", said)
 
     def dense_path(self, metric: str, seed: int | None) -> Path:
         """Return where a pass's dense scores of one metric are."""
         return self.folder / dense_name(metric, seed)
 
-    def join(
-        self, step: Step, passes: Sequence[tuple[Metric, int | None]], chosen: Mapping[str, ParameterInfo]
-    ) -> None:
+    def join(self, step: Step, passes: Sequence[tuple[str, int | None]], chosen: Mapping[str, ParameterInfo]) -> None:
         """Write each table of the step from its parts: by metric, seed, tensor."""
         meta = {"anatomy": to_json([info.record() for info in chosen.values()])}
         for kind in reversed(KINDS):  # tensors/1 before scores/1, which carries its zeros
             stem = kind.partition("/")[0]
-            parts = [self.folder / f"{_stem(seed)}.{metric.name}.{stem}.parquet" for metric, seed in passes]
+            parts = [self.folder / f"{_stem(seed)}.{metric}.{stem}.parquet" for metric, seed in passes]
             frame = pl.concat([pl.read_parquet(part, schema=SCHEMAS[kind]) for part in parts])
             if kind == "tensors/1":
                 zeros = frame.filter(pl.col("expert").is_null() & (pl.col("num_zero") > 0))
@@ -65,14 +63,14 @@ class Parts:
                 meta["zeros"] = to_json([list(row) for row in rows])
             write_table(Table(kind, frame, step.meta(**meta)), step.folder / f"{stem}.parquet")
 
-    def move_dense(self, folder: Path, passes: Sequence[tuple[Metric, int | None]]) -> dict[str, str]:
+    def move_dense(self, folder: Path, passes: Sequence[tuple[str, int | None]]) -> dict[str, str]:
         """Put the dense maps into the step's folder; return their kinds by name."""
         kinds = {}
         (folder / DENSE).mkdir(exist_ok=True)
         for metric, seed in passes:
-            name = f"{DENSE}/{dense_name(metric.name, seed)}"
-            if self.dense_path(metric.name, seed).exists():  # else a run that was broken off behind this line moved it
-                os.replace(self.dense_path(metric.name, seed), folder / name)
+            name = f"{DENSE}/{dense_name(metric, seed)}"
+            if self.dense_path(metric, seed).exists():  # else a run that was broken off behind this line moved it
+                os.replace(self.dense_path(metric, seed), folder / name)
             kinds[name] = DENSE
         return kinds
 
@@ -120,5 +118,5 @@ def seeds_of(metric: Metric, seeds: Sequence[int]) -> tuple[int | None, ...]:
     return (None,) if metric.needs == Needs.WEIGHTS else tuple(seeds)
 
 
-def _stem(seed: int | None) -> str:
-    return "none" if seed is None else str(seed)
+def _stem(seed: int | None, of: str = "") -> str:
+    return ("none" if seed is None else str(seed)) + (of and f".{of}")

@@ -81,8 +81,9 @@ def _cut(statistics: Statistics, at: tuple[slice, ...], device: torch.device) ->
         value = getattr(statistics, field.name)
         if isinstance(value, Tensor) and field.name != "usage":
             found[field.name] = _part(value, at).to(device)
-    gradients = {name: _part(tensor, at).to(device) for name, tensor in statistics.gradients.items()}
-    return replace(statistics, gradients=gradients, **found)
+    for name, tensors in (("gradients", statistics.gradients), ("members", statistics.members)):
+        found[name] = {key: _part(tensor, at).to(device) for key, tensor in tensors.items()}
+    return replace(statistics, **found)
 
 
 def _part(tensor: Tensor, at: tuple[slice, ...]) -> Tensor:

@@ -41,9 +41,7 @@ class Perturb(Section):
     def expanded(self) -> list[Self]:
         """Return one table per combination of the options that are lists, the last one varying fastest."""
         lists = {key: value for key, value in self.options().items() if isinstance(value, tuple)}
-        return [
-            self.model_copy(update=dict(zip(lists, values, strict=True))) for values in product(*lists.values())
-        ]
+        return [self.model_copy(update=dict(zip(lists, values, strict=True))) for values in product(*lists.values())]
 
 
 class Drawing(Perturb):

@@ -79,6 +79,11 @@ class Model(Section):
         if self.residency == "disk" and (self.quantization != "none" or self.device_map != "none"):
             what = f"{self.quantization} codes" if self.quantization != "none" else "blocks on several devices"
             raise ValueError(f"residency = 'disk' reads blocks of numbers from their files, no {what}; allowed: memory")
+        for key in ("quantization", "device_map"):
+            if self.null != "none" and getattr(self, key) != "none":
+                raise ValueError(f"null = '{self.null}' is made of numbers in one place; {key}: allowed: none")
+        if self.null != "none" and self.residency == "disk":
+            raise ValueError(f"null = '{self.null}' changes the whole model in memory; residency: allowed: memory")
         return self
 
 
@@ -130,7 +135,8 @@ class Eval(Windows):
         default=("language_modeling",), min_length=1, description="names from the task registry"
     )
     task_sources: dict[TaskName, Source] | None = Field(
-        default=None, description="where a task's items come from, such as file:items.jsonl; its own hf: dataset by default"
+        default=None,
+        description="where a task's items come from, such as file:items.jsonl; its own hf: dataset by default",
     )
     task_items: int | None = Field(default=None, ge=1, description="only the first items of each task; all by default")
     prompts: int = Field(default=8, ge=1, description="of generation: windows that are continued")
@@ -143,15 +149,15 @@ class Eval(Windows):
 
 
 class Ensemble(Section):
-    """Several metrics combined into one, called ensemble; rank 1 is the highest score, N the number of weights."""
+    """Several metrics combined into one, called ensemble: of N weights rank 1 has the highest score."""
 
     metrics: Annotated[tuple[MetricName, ...], AfterValidator(distinct)] = Field(
         default=(), description="of score.metrics, two or more; none: no ensemble"
     )
     rule: Literal["mean_rank", "borda", "quantile_product"] = Field(
         default="mean_rank",
-        description="mean_rank: N + 1 minus the mean rank; borda: sum of max(0, depth + 1 - rank); quantile_product: product of"
-        " the quantiles",
+        description="mean_rank: 1 over the mean rank; borda: sum of max(0, depth + 1 - rank); quantile_product: odds of the"
+        " product of the quantiles 1 - rank / (N + 1)",
     )
     depth: int = Field(default=4096, ge=1, description="of borda: ranks beyond it give nothing")
 
@@ -228,7 +234,9 @@ class Rank(Section):
         default=("top_k", "random_k", "bottom_k"), min_length=1, description="names from the selector registry"
     )
     draws: int = Field(
-        default=19, ge=1, description="independent draws of random_k; 19 are the fewest with which a rank reaches p = 0.05"
+        default=19,
+        ge=1,
+        description="independent draws of random_k; 19 are the fewest with which a rank reaches p = 0.05",
     )
     seeds: Literal["first", "all"] = Field(default="first", description="which score seeds are perturbed")
     aggregate: Literal["weight", "output", "input", "tensor"] = Field(
@@ -258,7 +266,9 @@ class Statistics(Section):
     level: Share = Field(default=0.95, description="of intervals")
     resamples: int = Field(default=1999, ge=99, description="bootstrap resamples of windows or items")
     permutations: int = Field(default=9999, ge=99, description="sign flips, where all of them are more than that")
-    margin: float = Field(default=0.01, gt=0, allow_inf_nan=False, description="nats within which a change is no harm (TOST)")
+    margin: float = Field(
+        default=0.01, gt=0, allow_inf_nan=False, description="nats within which a change is no harm (TOST)"
+    )
     fdr: Share = Field(default=0.05, description="false discovery rate of the screen (Benjamini-Hochberg)")
     few_windows: int = Field(default=30, ge=2, description="under so many windows a result is flagged few_windows")
 
@@ -282,7 +292,10 @@ class Faults(Section):
         description="of a word with a detected error: keep its faults, zero its numbers, or stop, an outcome of its own",
     )
     harm: float = Field(
-        default=0.1, gt=0, allow_inf_nan=False, description="nats of damage from which a trial that still works is degraded"
+        default=0.1,
+        gt=0,
+        allow_inf_nan=False,
+        description="nats of damage from which a trial that still works is degraded",
     )
 
 

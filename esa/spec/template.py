@@ -104,7 +104,9 @@ def _methods(readers: Readers) -> Iterator[str]:
     usual = tuple(readers("perturb"))
     drawing = [method for method, section in TABLES.items() if issubclass(section, Drawing)]
     yield "# What is done to the weights: a table per method, as many as you like, and one method as often as you like."
-    yield f"# unit, groups and k are keys of each; {' and '.join(drawing)}, which draw, have repeats. Read by {', '.join(usual)}."
+    yield f"# {', '.join(list(Perturb.model_fields)[:-1])} and {list(Perturb.model_fields)[-1]} are keys of each. Read by {', '.join(usual)}."
+    yield f"# {', '.join(drawing)} draw: they have repeats."
+    yield "# An option may be a list: a table for each of its values."
     for number, (method, section) in enumerate(TABLES.items()):
         own = [key for key in section.model_fields if key not in (*Drawing.model_fields, "method")]
         shared = [*(["repeats"] if method in drawing else []), *(Perturb.model_fields if number == 0 else [])]

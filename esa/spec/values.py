@@ -95,8 +95,7 @@ Bytes = Annotated[int, BeforeValidator(num_bytes), Field(ge=1)]
 T = TypeVar("T")
 # A value, or a list of such: of doses, say. The tags keep pydantic from complaining about both where one is wrong.
 OneOrMany = Annotated[
-    Annotated[T, Tag("one")]
-    | Annotated[tuple[T, ...], AfterValidator(distinct), Field(min_length=1), Tag("many")],
+    Annotated[T, Tag("one")] | Annotated[tuple[T, ...], AfterValidator(distinct), Field(min_length=1), Tag("many")],
     Discriminator(lambda value: "many" if isinstance(value, tuple) else "one"),
 ]
 Unit = Literal["weight", "output", "input", "layer", "block", "component"]

@@ -29,16 +29,16 @@ def spec(**sections: Any) -> Spec:
 
 # key = value -> the steps that read it
 READ_BY = {
-    'model.id="other"': "score perturb faults truth eval",
-    'model.dtype="bfloat16"': "score perturb faults truth eval",
-    'model.device="cpu"': "score perturb faults truth eval",
+    'model.id="other"': "score perturb faults truth detector eval",
+    'model.dtype="bfloat16"': "score perturb faults truth detector eval",
+    'model.device="cpu"': "score perturb faults truth detector eval",
     'model.shape={model_type = "llama"}': "",
     "calibration.windows=9": "score",
     'calibration.source="builtin:dev_small"': "score",
-    "eval.length=64": "perturb faults truth eval",
-    "eval.batch_tokens=64": "perturb faults truth eval",
+    "eval.length=64": "perturb faults truth detector eval",
+    "eval.batch_tokens=64": "perturb faults truth detector eval",
     'score.metrics=["obd"]': "score overlap",
-    "score.seeds=[1]": "score perturb faults truth",
+    "score.seeds=[1]": "score perturb faults truth detector",
     "score.keep=5": "score",
     'score.include=["*"]': "score",
     "rank.k=[3]": "rank perturb overlap curve",

@@ -133,7 +133,7 @@ def test_bad_content_is_one_clear_error(case: str, folder: Path, esa: Invoke) ->
 BAD_TARGETS = {
     "name": (f"{WEIGHT[:-8]}.weigth:0,0", f"(did you mean '{WEIGHT}'?)"),
     "outside": (f"{WEIGHT}:16,0", f"(16, 0) is outside {WEIGHT}, of shape (16, 24)"),
-    "form": ("down_proj[0]", "is not an address; allowed: PARAMETER:I,J"),
+    "form": ("down_proj[0]", "is not an address; allowed: NAME:I,J"),
 }
 
 

@@ -1,5 +1,6 @@
 """``esa eval``: several texts and lengths in one table, errors that name their key, and a model of NaN."""
 
+import json
 from pathlib import Path
 
 import polars as pl
@@ -38,7 +39,7 @@ def test_a_row_per_text_and_length(folder: Path, esa: Invoke) -> None:
     table = esa(*words, "-o", "-", "-q")
     assert table.stdout_bytes == (step / "eval.csv").read_bytes()
     header = table.stdout.splitlines()[0]
-    assert header == "run,case,task,metric,value,intact,stderr,num_items,num_tokens,source,length,bos"
+    assert header == "run,case,task,metric,value,intact,stderr,num_items,num_tokens,source,length,bos,seed"
 
 
 def test_errors_name_the_key_and_the_text(folder: Path, esa: Invoke) -> None:
@@ -122,3 +123,72 @@ def test_check_names_every_text_that_cannot_be(folder: Path, esa: Invoke) -> Non
         "s.toml: eval.texts: file:a.txt: no such file",
         "s.toml: eval.texts: hf:./nowhere:test: './nowhere': no such folder",
     ]
+
+
+def with_items(folder: Path) -> tuple[str, ...]:
+    """Write four passages and return what names them."""
+    lines = [json.dumps({"text": f"the cat sat on mat {word}"}) for word in ("one", "two", "three", "four")]
+    (folder / "l.jsonl").write_text("\n".join(lines))
+    return ("--set", "eval.task_sources.lambada='file:l.jsonl'")
+
+
+def test_tasks_are_named_with_commas_or_one_by_one(folder: Path, esa: Invoke) -> None:
+    """--tasks a,b and --tasks a --tasks b are one step; each figure is a row on stderr and in the table."""
+    words = ("eval", "-s", "s.toml", *with_items(folder))
+    done = esa(*words, "--tasks", "lambada,language_modeling, calibration_error")
+    assert done.exit_code == 0, done.output
+    again = esa(*words, "--tasks", "lambada", "--tasks", "language_modeling", "--tasks", "calibration_error")
+    assert again.stdout == done.stdout
+    lines = [line.split() for line in done.stderr.splitlines()]
+    assert ["task", "of", "items", "metric", "value"] in lines
+    shown = next(line for line in lines if line[:1] == ["lambada"] and "acc" in line)
+    assert shown[1:4] == ["file:l.jsonl", "4", "acc"]
+    table = pl.read_csv(Path(done.stdout.strip()) / "eval.csv")
+    assert table["task"].unique(maintain_order=True).to_list() == ["language_modeling", "calibration_error", "lambada"]
+    wrong = esa(*words, "--tasks", "lambda")
+    assert wrong.exit_code == 3
+    assert "'lambda' is not a task (did you mean 'lambada'?)" in wrong.stderr
+
+
+def test_what_a_dry_run_says_of_tasks(folder: Path, esa: Invoke) -> None:
+    """--dry-run names the items and how many of them, and reads no text that no task reads."""
+    words = ("eval", "-s", "s.toml", *with_items(folder), "--tasks", "lambada", "--set", "eval.task_items=2", "-n")
+    done = esa(*words)
+    assert done.exit_code == 0, done.output
+    passes = [line for line in done.stdout.splitlines() if line.startswith("#   eval: ")]
+    assert passes[0] == "#   eval: lambada: the first 2 items of file:l.jsonl, forward"
+    assert len(passes) == 2  # and the folder
+
+
+def test_seeds_print_their_spread(folder: Path, esa: Invoke) -> None:
+    """Several seeds: a row each, and below the spread of every figure."""
+    done = esa("eval", "-s", "s.toml", "--set", "eval.sample='random'", "--set", "eval.seeds=[0, 1]")
+    assert done.exit_code == 0, done.output
+    assert "Spread across 2 seeds' windows" in done.stderr
+    lines = [line.split() for line in done.stderr.splitlines() if line.startswith("language_modeling")]
+    assert [line[4] for line in lines] == ["nll", "perplexity", "bits_per_byte", "accuracy"]
+    assert all(line[-1] == "%" for line in lines)
+
+
+def test_power_plans_from_a_finished_campaign(folder: Path, esa: Invoke) -> None:
+    """--power prints windows and draws per effect from a pilot, on stderr alone; any other folder is refused at once."""
+    pilot = esa("perturb", "-s", "s.toml", "--target", "lm_head.weight:3,4", "--method", "scale", "-q").stdout.strip()
+    done = esa("eval", "-s", "s.toml", "--power", pilot)
+    assert done.exit_code == 0, done.output
+    assert "Windows and random draws for an effect of 0.01, 0.05, 0.1 nats per token" in done.stderr
+    row = next(line.split() for line in done.stderr.splitlines() if line.startswith("scale"))
+    assert all(cell.replace(",", "").isdigit() for cell in row[-6:-3])
+    assert row[-3:] == ["-", "-", "-"]  # no random draws in the pilot
+    assert len(done.stdout.splitlines()) == 1
+    wrong = esa("eval", "-s", "s.toml", "--power", done.stdout.strip())
+    assert wrong.exit_code == 3
+    assert "holds the step eval; the pilot is a finished perturb step" in wrong.stderr
+
+
+def test_harness_without_its_package(folder: Path, esa: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--harness without lm_eval ends with 3 and the way to install it; nothing is written."""
+    monkeypatch.setattr("esa.eval.harness.find_spec", lambda _: None)
+    done = esa("eval", "-s", "s.toml", "--harness", "arc_easy")
+    assert done.exit_code == 3
+    assert done.stderr == "esa: error: --harness: needs the package lm_eval\n  hint: pip install 'esa[eval]'\n"
+    assert not (folder / "outputs").exists()

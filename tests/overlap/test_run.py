@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from polars.testing import assert_frame_equal
 
-from esa.artifact import Step, find_table, read_manifest, write_json
+from esa.artifact import Step, find_table, make_table, read_manifest, write_json
 from esa.errors import SelectionError
 from esa.overlap import run
 from esa.progress import Silent
@@ -41,7 +41,9 @@ def test_a_run_writes_table_summary_and_manifest(tmp_path: Path) -> None:
     manifest = read_manifest(result.folder)
     assert result.folder == tmp_path / "tiny" / f"overlap-{manifest['run']}"
     assert manifest["inputs"] == {folder.name: read_manifest(folder)["run"]}
-    assert manifest["kinds"] == {"overlap.csv": "overlap/1", "stability_summary.json": "stability/1"}
+    assert manifest["kinds"] == {
+        "overlap.csv": "overlap/1", "stability_summary.json": "stability/1", "confidence.csv": "confidence/1",
+    }  # fmt: skip
     table = find_table(result.folder, "overlap/1").frame
     assert_frame_equal(table, result.table.frame)
     assert set(table["run"]) == {manifest["run"]}
@@ -50,6 +52,9 @@ def test_a_run_writes_table_summary_and_manifest(tmp_path: Path) -> None:
     summary = json.loads((result.folder / "stability_summary.json").read_text(encoding="utf-8"))
     assert summary == result.summary
     assert (summary["num_seeds"], summary["k"], len(summary["jaccard_all"])) == (3, 4, 3)
+    assert result.confidence is not None
+    assert_frame_equal(find_table(result.folder, "confidence/1").frame, result.confidence.frame)
+    assert set(result.confidence.frame["run"]) == {manifest["run"]}
 
 
 def test_a_finished_run_is_read_back(tmp_path: Path) -> None:
@@ -135,6 +140,37 @@ def test_a_universe_is_no_help_per_layer(tmp_path: Path) -> None:
     progress = Silent()
     run(paths, universe=1000, progress=progress)
     assert progress.warnings == ["a universe of 1000 weights gives no null per_layer: the size of every unit is needed"]
+
+
+def test_an_outlier_among_the_seeds_is_a_warning(tmp_path: Path) -> None:
+    """The seed whose list is another is named in the summary, on the way, and in the manifest."""
+    lists = {seed: [*range(9), 10 + seed] for seed in range(4)} | {9: list(range(14, 24))}
+    progress = Silent()
+    result = run([rank_step(tmp_path, lists)], spec=make_spec(overlap={"k": [10]}), root=tmp_path, progress=progress)
+    assert result.summary is not None
+    assert result.summary["outlier_seeds"] == [9]
+    assert result.folder is not None
+    warnings = read_manifest(result.folder)["warnings"]
+    assert warnings == progress.warnings
+    assert [text.partition(":")[2] for text in warnings] == [
+        " the list of seed 9 is an outlier: mean Jaccard 0.000 with the others, median of the seeds 0.614"
+    ]
+
+
+def test_lists_without_scores_have_no_confidence(tmp_path: Path) -> None:
+    """Lists that give ranks alone are compared; how sure a place is cannot be told without scores, and the step says so."""
+    paths = []
+    for seed in (0, 1):
+        table = ranking([(DOWN, 1), (DOWN, 2 + seed)], seed=seed)
+        frame = table.frame.with_columns(score=None)
+        paths.append(saved(make_table("ranking/1", frame, table.meta), tmp_path / f"{seed}.parquet"))
+    result = run(paths, spec=make_spec(), root=tmp_path)
+    assert result.folder is not None
+    assert result.confidence is not None
+    assert result.confidence.frame.is_empty()
+    assert read_manifest(result.folder)["warnings"] == [
+        "confidence.csv: lists without scores are left out, such as 0.parquet"
+    ]
 
 
 def test_overlap_works_without_torch() -> None:

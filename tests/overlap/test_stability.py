@@ -7,6 +7,7 @@ import pytest
 
 from esa.artifact import Table
 from esa.overlap import stability_summary
+from esa.overlap.stability import outlier_warnings, outliers
 from tests.overlap.planted import DOWN, joined, lists, ranking
 
 SETS = {0: [1, 2, 3, 4], 1: [1, 2, 3, 5], 2: [1, 6, 7, 8]}
@@ -53,3 +54,26 @@ def test_no_summary_without_seeds() -> None:
     """One seed has no stability, and one seed twice (of two models) is not two seeds."""
     assert stability_summary(lists(ranking([(DOWN, 1)]), ranking([(DOWN, 1)], metric="wanda"))) is None
     assert stability_summary(lists(ranking([(DOWN, 1)]), ranking([(DOWN, 2)]))) is None
+
+
+def test_a_seed_with_another_list_is_named() -> None:
+    """Of five seeds the one whose list shares nothing with the others is the outlier, and the warning says how far off it is."""
+    sets = {seed: [0, 1, 2, 3, 4, 5, 6, 7, 8, 10 + seed] for seed in range(4)} | {9: list(range(14, 24))}
+    table = joined(*(ranking([(DOWN, i) for i in ix], seed=seed) for seed, ix in sets.items()))
+    summary = stability_summary(lists(table), [10])
+    assert summary is not None
+    found = summary["metrics"]["act_mag"]["10"]
+    assert found["outlier_seeds"] == [9]
+    good = (3 * 9 / 11 + 0) / 4
+    assert found["jaccard_by_seed"] == pytest.approx({"0": good, "1": good, "2": good, "3": good, "9": 0})
+    assert outlier_warnings(summary) == [
+        "act_mag, k = 10: the list of seed 9 is an outlier: mean Jaccard 0.000 with the others, median of the seeds 0.614"
+    ]
+
+
+def test_seeds_that_differ_alike_are_no_outliers() -> None:
+    """Three seeds are too few to name one; among equal ones the exchange of one or two weights names none."""
+    assert outliers([0.9, 0.9, 0.0], 0.1) == []
+    assert outliers([0.9, 0.9, 0.9, 0.0], 0.1) == [3]
+    assert outliers([0.9, 0.9, 0.9, 0.7], 0.1) == []
+    assert outliers([0.5, 0.6, 0.7, 0.8, 0.4], 0.01) == []

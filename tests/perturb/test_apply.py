@@ -11,18 +11,22 @@ from torch import Tensor
 from esa.errors import CheckError
 from esa.model import LoadedModel, Weight, fingerprint
 from esa.perturb import apply
-from esa.perturb.apply import Target, applied, by_tensor, neighbours, plan_changes
+from esa.perturb.apply import applied, neighbours, plan_changes
 from esa.perturb.methods import int_view
+from esa.perturb.targets import Target, by_tensor
 from esa.registry import METHODS
 from esa.spec import generator
 from tests.conftest import load
+from tests.perturb.given import given
 
 DOWN = "model.layers.1.mlp.down_proj.weight"
 UP = "model.layers.0.mlp.up_proj.weight"
 TARGETS: list[Target] = [(DOWN, 7), (UP, 300), (DOWN, 3), (DOWN, 7), (UP, 300)]
 OPTIONS: dict[str, dict[str, Any]] = {
     "zero": {}, "zero_keep_peak": {}, "mean": {"over": "output"}, "scale": {"factor": 1.2}, "sign_flip": {"factor": 1.0},
-    "gauss_noise": {"sigma": 0.5, "relative_to": "tensor_std"}, "bit_flip": {"bits": 3},
+    "gradient": {"epsilon": 0.1, "direction": "aligned"}, "adaptive": {"strength": 1.0}, "quantize": {"bits": 4},
+    "clamp": {"quantile": 0.3}, "gauss_noise": {"sigma": 0.5, "relative_to": "tensor_std"},
+    "correlated": {"sigma": 0.5, "relative_to": "weight", "shared_by": "layer"}, "swap": {}, "bit_flip": {"bits": 3},
 }  # fmt: skip
 SPECIAL = [float("nan"), -0.0, 0.0, float("inf"), -1e-41, 1e-45]
 STORAGE = {
@@ -55,7 +59,7 @@ def assert_same_model(loaded: LoadedModel, before: dict[str, Tensor]) -> None:
 
 def changes_of(loaded: LoadedModel, method: str, targets: list[Target]) -> Any:
     """Plan a method's changes."""
-    return plan_changes(loaded, targets, method, OPTIONS[method], generator(0, method, 0))
+    return plan_changes(loaded, targets, method, OPTIONS[method], generator(0, method, 0), given(targets))
 
 
 def test_the_comparison_can_fail() -> None:

@@ -8,14 +8,10 @@ import torch
 
 from esa.artifact import read_ranking
 from esa.errors import EsaError, SpecError, TargetError
-from esa.perturb.cases import (
-    Group,
-    Plan,
-    group_from_addresses,
-    groups_from_ranking,
-    plan_cases,
-    require_scales,
-)
+from esa.perturb.cases import Plan, plan_cases
+from esa.perturb.checks import require_scales
+from esa.perturb.groups import Group, group_from_addresses, groups_from_ranking
+from esa.perturb.targets import GRAMMAR
 from esa.progress import Silent
 from tests.conftest import load
 from tests.perturb.planted import BOTTOM, DOWN, HEAD, RANDOM, TOP, UP, ranking, rows, spec
@@ -194,10 +190,9 @@ def test_the_highest_bit_is_allowed(bit: int) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (f"{DOWN}", f"--target: '{DOWN}' is not an address; allowed: PARAMETER:I,J"),
-        (f"{DOWN}:5;7", f"--target: '{DOWN}:5;7' is not an address; allowed: PARAMETER:I,J"),
-        (f"{DOWN}:", f"--target: '{DOWN}:' is not an address; allowed: PARAMETER:I,J"),
-        (f"{DOWN}:-1,7", f"--target: '{DOWN}:-1,7' is not an address; allowed: PARAMETER:I,J"),
+        (f"{DOWN}:5;7", f"--target: '{DOWN}:5;7' is not an address; allowed: {GRAMMAR}"),
+        (f"{DOWN}:-1,7", f"--target: '{DOWN}:-1,7' is not an address; allowed: {GRAMMAR}"),
+        (":5,7", f"--target: ':5,7' is not an address; allowed: {GRAMMAR}"),
         (f"{DOWN}:16,0", f"--target: (16, 0) is outside {DOWN}, of shape (16, 24)"),
         (f"{DOWN}:1,2,3", f"--target: (1, 2, 3) is outside {DOWN}, of shape (16, 24)"),
         (f"{DOWN}:384", f"--target: index 384 is outside {DOWN}, of 384 weights"),
@@ -239,8 +234,13 @@ def test_a_tied_name_is_the_tensor_itself() -> None:
         ),
         ({"index": 384}, f"index 384 is outside {DOWN}, of 384 weights"),
         ({"index": None, "indices": "(5, 24)"}, f"(5, 24) is outside {DOWN}, of shape (16, 24)"),
-        ({"index": None, "indices": "(5, *)"}, f"(5, *) of {DOWN} is no single weight"),
-        ({"index": None}, f"a row of {DOWN} is no single weight"),
+        (
+            {"index": None, "indices": "(5, *)"},
+            f"(5, *) of {DOWN} is neither a weight nor a row, column or tensor; allowed: 507,1229  507,:  :,1229  :",
+        ),
+        ({"index": None, "indices": "(16, :)"}, f"(16, :) is outside {DOWN}, of shape (16, 24)"),
+        ({"index": None, "indices": "@expert=1"}, f"'{DOWN}:@expert=1' selects no weights of expert 1"),
+        ({"index": None}, f"a row of {DOWN} has neither index nor indices\nhint: a whole tensor has the indices :"),
     ],
 )
 def test_rankings_that_name_no_weight(changed: dict[str, Any], message: str) -> None:

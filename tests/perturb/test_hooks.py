@@ -11,8 +11,9 @@ from esa.data import TokenWindows
 from esa.errors import TargetError
 from esa.eval import Evaluator
 from esa.model import LoadedModel
-from esa.perturb.apply import Target, applied, plan_changes
+from esa.perturb.apply import applied, plan_changes
 from esa.perturb.hooks import hooked
+from esa.perturb.targets import Target
 from tests.conftest import VOCABULARY, load
 from tests.eval.edits import compare_standing
 from tests.perturb.planted import HEAD, TOP, frame, perturb, ranking, rows, spec
@@ -61,11 +62,36 @@ def naive_logits(loaded: LoadedModel, ids: tuple[int, ...], name: str, places: l
     return logits
 
 
-@pytest.mark.parametrize("architecture", PLACES)
-def test_only_the_peak_tokens_keep_the_contribution(architecture: str) -> None:
-    """The evaluated NLL is that of the intact output at each window's peak token and the zeroed weights' elsewhere."""
+def places_in(rows: int, columns: int, inside: str) -> list[tuple[int, int]]:
+    """Return the places of row 5, of column 7, or all, of a tensor."""
+    every = [(i, j) for i in range(rows) for j in range(columns)]
+    return [(i, j) for i, j in every if {"row": i == 5, "column": j == 7, "tensor": True}[inside]]
+
+
+REGIONS = {
+    f"{architecture}, {inside} of {name.rpartition('.')[0].rpartition('.')[2]}": (
+        architecture, name, places_in(*shape, inside)
+    )
+    for architecture, name, shape in (
+        ("llama", "model.layers.1.mlp.down_proj.weight", (16, 24)),
+        ("gpt2", "transformer.h.1.mlp.c_proj.weight", (64, 16)),
+        ("phi3", "model.embed_tokens.weight", (96, 16)),
+    )
+    for inside in ("row", "column", "tensor")
+}  # fmt: skip
+CASES = {key: (key, *value) for key, value in PLACES.items()} | REGIONS
+
+
+@pytest.mark.parametrize("pieces", [1 << 24, 20])
+@pytest.mark.parametrize("case", CASES)
+def test_only_the_peak_tokens_keep_the_contribution(case: str, pieces: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The evaluated NLL is that of the intact output at each window's peak token and the zeroed weights' elsewhere.
+
+    Of single weights, whole rows, columns and tensors, however many contributions exist at once.
+    """
+    architecture, name, places = CASES[case]
+    monkeypatch.setattr("esa.perturb.hooks._PARTS", pieces)
     loaded, windows = load(architecture), eval_windows()
-    name, places = PLACES[architecture]
     shape = loaded.table[name].shape
     targets: list[Target] = [(name, int(np.ravel_multi_index(place, shape))) for place in places]
     expected = []

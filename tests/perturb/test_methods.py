@@ -9,11 +9,13 @@ from torch import Tensor
 
 from esa.errors import EsaError
 from esa.model import LoadedModel
-from esa.perturb.apply import Target, plan_changes
+from esa.perturb.apply import plan_changes
+from esa.perturb.targets import Target
 from esa.registry import METHODS
 from esa.spec import generator
-from esa.spec.methods import BitFlip, GaussNoise, Mean, Perturb, Scale, SignFlip, Zero, ZeroKeepPeak
+from esa.spec.methods import TABLES
 from tests.conftest import load
+from tests.perturb.test_apply import OPTIONS
 
 DOWN = "model.layers.1.mlp.down_proj.weight"
 UP = "model.layers.0.mlp.up_proj.weight"
@@ -50,9 +52,11 @@ def flat(loaded: LoadedModel, name: str) -> Tensor:
 
 
 def test_every_method_has_a_section_and_a_case() -> None:
-    """The methods of the registry are those whose options the spec knows."""
-    sections: list[type[Perturb]] = [Zero, ZeroKeepPeak, Mean, Scale, SignFlip, GaussNoise, BitFlip]
-    assert [section.model_fields["method"].annotation.__args__[0] for section in sections] == list(METHODS)
+    """The methods of the registry are those whose options the spec knows, and of each there is a case that is restored."""
+    assert list(TABLES) == list(METHODS) == list(OPTIONS)
+    for method, section in TABLES.items():
+        assert section.model_fields["method"].annotation.__args__ == (method,)  # type: ignore[union-attr]
+        assert set(OPTIONS[method]) <= set(section.model_fields)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -11,7 +11,7 @@ from esa.artifact import read_manifest
 from esa.eval import INTACT
 from esa.model import LoadedModel
 from esa.perturb.campaign import floor_targets
-from esa.perturb.cases import groups_from_ranking
+from esa.perturb.groups import groups_from_ranking
 from esa.spec.sections import Eval
 from tests.conftest import load
 from tests.perturb.planted import BOTTOM, HEAD, TOP, UP, frame, perturb, ranking, rows, spec

@@ -13,13 +13,16 @@ from esa.errors import CheckError, EsaError
 from esa.eval import Evaluator
 from esa.model import LoadedModel, fingerprint
 from esa.perturb import apply
-from esa.perturb.apply import Target, applied, fault_rows, neighbours, plan_changes
-from esa.perturb.cases import group_from_addresses, plan_cases
+from esa.perturb.apply import applied, fault_rows, neighbours, plan_changes
+from esa.perturb.cases import plan_cases
+from esa.perturb.groups import group_from_addresses
 from esa.perturb.hooks import hooked
+from esa.perturb.targets import Target
 from esa.progress import Silent
 from esa.registry import METHODS
 from esa.spec import generator
 from tests.conftest import tiny_spec
+from tests.perturb.given import given
 from tests.perturb.planted import frame, perturb, ranking, rows, spec
 from tests.perturb.test_apply import OPTIONS
 from tests.perturb.test_hooks import eval_windows
@@ -31,7 +34,7 @@ TARGETS: list[Target] = [(DOWN, 7), (UP, 300), (DOWN, 6), (DOWN, 3), (EMBEDDING,
 def changes_of(loaded: LoadedModel, method: str, options: dict[str, Any] | None = None, targets: Any = TARGETS) -> Any:
     """Plan a method's changes."""
     chosen = OPTIONS[method] if options is None else options
-    return plan_changes(loaded, targets, method, chosen, generator(0, method, 0))
+    return plan_changes(loaded, targets, method, chosen, generator(0, method, 0), given(targets))
 
 
 def snapshot(loaded: LoadedModel) -> dict[str, list[Tensor]]:
@@ -63,9 +66,13 @@ def test_bits_come_back(method: str, kind: str) -> None:
     loaded = load_quantized(kind)
     before, numbers = snapshot(loaded), {name: w.values().reshape(-1).clone() for name, w in loaded.weights.items()}
     changes = changes_of(loaded, method)
-    assert [(change.name, change.index.tolist()) for change in changes] == [
-        (EMBEDDING, [9]), (UP, [300, 301]), (DOWN, [3, 6, 7]),
-    ]  # fmt: skip
+    targets = {EMBEDDING: [9], UP: [300, 301], DOWN: [3, 6, 7]}
+    assert [change.name for change in changes] == list(targets)
+    for change in changes:
+        found = change.index.tolist()
+        own = [index for index in found if index in targets[change.name]]
+        assert own == targets[change.name]
+        assert len(found) == len(own) * (2 if method == "swap" else 1)  # it has partners
     assert_same(loaded, before)
     for error in (ValueError, KeyboardInterrupt):
         with pytest.raises(error), applied(loaded, changes):  # noqa: PT012

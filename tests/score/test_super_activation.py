@@ -289,3 +289,24 @@ def test_a_search_without_a_finding_says_so() -> None:
     (warning,) = search(load("llama"), rounds=1)[0].progress.warnings
     assert warning.startswith("super_activation: no weight stands out: the largest peak_ratio is ")
     assert warning.endswith(", 20 is needed (score.peak_ratio); every score is zero, and a top_k of it is no choice")
+
+
+def test_every_block_that_stands_out_has_a_candidate() -> None:
+    """The weights that the rounds found are candidates, and so is the strongest eraser of a late block that peaks as they do."""
+    loaded = planted(*GEOMETRIES["gather"])
+    with torch.no_grad():
+        late = loaded.parameters()["model.layers.2.mlp.down_proj.weight"]
+        late[5] = 0
+        late[5, 3] = -LARGE
+    engine, scores = search(loaded, rounds=20, peak_ratio=10.0)
+    found = {one["address"]: one for one in engine.candidates}
+    assert set(found) >= {one["address"] for one in engine.super_weights}
+    stands_out = {name for name, one in scores.items() if (one.facts["peak_ratio"] or 0) >= 10}
+    assert stands_out <= {address.partition(":")[0] for address in found}
+    assert "model.layers.2.mlp.down_proj.weight" in stands_out
+    for one in engine.candidates:
+        if one["round"] == 1:  # what a first look sees is the growth of the largest size in its block
+            name, place = one["address"].split(":")
+            signed = search(loaded, rounds=1, peak_ratio=10.0)[1][name].signed
+            assert one["growth"] == float(signed[tuple(map(int, place.split(",")))]) != 0
+    assert all(one["round"] >= 1 and one["peak_ratio"] >= 10 for one in engine.candidates)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from esa.perturb.interval import paired_interval
+from esa.statistics.bootstrap import paired_interval
 
 
 def draw(rng: np.random.Generator, number: int, unequal: bool) -> tuple[list[float], list[float], list[int]]:
@@ -70,3 +70,22 @@ def test_a_wider_level_is_a_wider_interval() -> None:
     given = draw(np.random.default_rng(3), 12, True)
     narrow, wide = (paired_interval(*given, 0, "a", level) for level in (0.9, 0.99))
     assert wide[0] < narrow[0] < narrow[1] < wide[1]
+
+
+def test_its_numbers_are_what_they_were() -> None:
+    """Tables written before rest on these digits: the resamples and the way they are summed are part of the contract."""
+    changed, base = (
+        [34.5, 20.75, 31.0, 35.25, 17.5, 23.0, 33.75, 18.5],
+        [33.0, 20.5, 28.25, 35.5, 16.0, 22.75, 30.5, 18.0],
+    )
+    found = paired_interval(changed, base, [11, 7, 9, 12, 5, 8, 10, 6], 0, "case")
+    assert found == pytest.approx((0.01387514110911578, 0.32032782407114846), rel=1e-12)
+
+
+def test_resamples_are_an_argument() -> None:
+    """Fewer resamples are another draw of about the same interval, many more the same to a percent."""
+    given = draw(np.random.default_rng(2), 12, True)
+    few, usual, many = (paired_interval(*given, 0, "a", resamples=count) for count in (99, 1999, 20_000))
+    assert few != usual
+    assert paired_interval(*given, 0, "a", 0.95, 1999) == usual
+    assert usual == pytest.approx(many, rel=0.1)

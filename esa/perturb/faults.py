@@ -1,0 +1,182 @@
+"""Run a campaign of random bit faults: draw the list, write it, strike, evaluate, restore, trial by trial."""
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import polars as pl
+
+from esa.artifact import Journal, Step, Table, find_table, make_table, read_manifest, read_table
+from esa.artifact.steps import JOURNAL, OUTPUTS, marking_failures
+from esa.artifact.tables import encode
+from esa.data import eval_windows, source_hash
+from esa.errors import ArtifactError, CheckError, SpecError
+from esa.eval import Evaluator, budgeted
+from esa.model import LoadedModel, check_context, fingerprint, load_model, model_inputs, require_same_model
+from esa.model.quantized import QuantizedWeight
+from esa.perturb.fault_campaign import FaultCampaign, trial_key
+from esa.perturb.fault_lists import check_list, chosen, draw_list, matched, stores
+from esa.perturb.fault_rates import rate_rows
+from esa.progress import Progress, Recording
+from esa.spec import Spec
+
+LIST = "fault_list.parquet"
+TABLES = {LIST: "fault_list/1", "fault_trials.csv": "fault_trials/1", "fault_rates.csv": "fault_rates/1"}
+
+
+@dataclass(frozen=True)
+class FaultsResult:
+    """A finished campaign of faults: its trials, its rates, its folder, and whether it was there before."""
+
+    trials: Table
+    rates: Table
+    folder: Path
+    id: str
+    reused: bool
+
+
+def faults_step(
+    spec: Spec,
+    inputs: dict[str, str] | None = None,
+    root: Path = OUTPUTS,
+    folder: Path | None = None,
+    loaded: LoadedModel | None = None,
+) -> Step:
+    """Return the faults step that ``spec`` describes; nothing is loaded.
+
+    ``inputs``: of a list that is replayed, its hash; ``loaded``: the model at hand, if there is one.
+    """
+    fixed = {**model_inputs(spec.model, loaded), "eval": source_hash(spec.eval.source, "eval.source")}
+    return Step("faults", spec, {**fixed, **(inputs or {})}, root=root, folder=folder)
+
+
+@marking_failures()
+def run(
+    spec: Spec,
+    fault_list: str | Path | Table | None = None,
+    *,
+    loaded: LoadedModel | None = None,
+    out: Path | None = None,
+    root: Path = OUTPUTS,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> FaultsResult:
+    """Strike the model by random bit faults as ``spec.faults`` says, trial by trial, and measure each.
+
+    Writes ``fault_list.parquet`` before anything is evaluated, then ``fault_trials.csv`` and ``fault_rates.csv``
+    (``esa.perturb.fault_rates`` defines outcomes and rates). Faults are uniform over all stored bits of the chosen weights:
+    of the numbers in their storage dtype, of quantised weights the codes, whose scales are left out.
+    ``fault_list``: a list drawn elsewhere (its step's folder, file, ``-`` or table), taken instead of drawing one; its rates
+    and trials then stand for those of the spec, and its places for ``include`` and ``exclude``.
+    Every finished trial is journalled, a killed campaign goes on at the next; a complete step is reused.
+    Raises EsaError for content: no rate, a list of another model, too long a list; CheckError at once if a restored value
+    differs, and after everything is written if the model's checksum changed.
+    Cost: one evaluation of the windows per trial, from the first block that is hit on, and one of the intact model.
+    """
+    progress = Recording(progress)
+    where = "--fault-list" if isinstance(fault_list, Table) else str(fault_list)
+    given = _read(fault_list) if fault_list is not None else None
+    if given is not None:
+        check_list(given, spec.faults.ecc, where)
+        spec = _as_listed(spec, given)
+    elif not spec.faults.rates:
+        raise SpecError(
+            ["faults.rates: names no bit error rate"], hint="set faults.rates = [1e-6], or give --fault-rate 1e-6"
+        )
+    inputs = {} if given is None else {"fault_list": _content_hash(given)}
+    step = faults_step(spec, inputs, root, out, loaded)
+    if step.reusable(force=force):
+        require_same_model(step, loaded)
+        progress.note(f"faults: {step.folder} is complete")
+        return _finished(step)
+    loaded = loaded or load_model(spec.model, progress)
+    seed, total = spec.score.seeds[0], None
+    if given is None:
+        found = stores(loaded, chosen(loaded.table, spec.faults))
+        total = sum(store.num_bits(spec.faults.ecc) for store in found)
+        progress.note(f"faults fall on {total:,} bits of {len(found)} parameters")
+        frame = draw_list(found, spec.faults, seed)
+    else:
+        frame = matched(given.drop("run"), loaded, spec.faults.ecc, where)
+    struck = [name for name in frame["parameter"].unique(maintain_order=True) if name is not None]
+    if any(isinstance(loaded.weights[name], QuantizedWeight) for name in struck):
+        progress.note("quantised weights are hit in their codes; their scales are not covered")
+    windows = eval_windows(spec.eval, loaded.tokenizer, progress=progress)
+    check_context(loaded.model, windows.longest, "eval.length", progress)
+    room = budgeted(spec, loaded, progress, remembers=True)
+    if not step.begin(force=force):  # another process finished it while the model was loaded
+        return _finished(step)
+    listed = make_table("fault_list/1", frame.with_columns(pl.lit(step.id).alias("run")), step.meta())
+    step.write(listed, LIST)
+    evaluator = Evaluator(loaded, windows, spec.eval.batch_tokens, room)
+    journal = _journal(step, loaded, listed)
+    trials = {(rate, number): part for (rate, number), part in frame.group_by(["rate", "trial"], maintain_order=True)}
+    campaign = FaultCampaign(step.id, loaded, evaluator, journal, spec.faults, progress)
+    num_reused = sum(trial_key(*trial) in journal.done for trial in trials)
+    before = fingerprint(loaded.weights, set(struck))
+    try:
+        campaign.evaluate(trials)
+    except BaseException as error:
+        if fingerprint(loaded.weights, set(struck)) != before:
+            raise CheckError("the model's checksum changed: a fault was not restored") from error
+        raise
+    after = fingerprint(loaded.weights, set(struck))
+    ended = [campaign.trial(rate, number) for rate, number in trials]
+    rows = [campaign.row(trial) for trial in ended]
+    step.write(make_table("fault_trials/1", rows, step.meta()), "fault_trials.csv")
+    shares = rate_rows(step.id, ended, loaded.table, spec.statistics.level)
+    step.write(make_table("fault_rates/1", shares, step.meta()), "fault_rates.csv")
+    step.finish(
+        tables=TABLES,
+        warnings=progress.warnings,
+        model=loaded.facts,
+        data=windows.facts(),
+        seeds=[seed],
+        checksum={"before": before, "after": after, "restored": before == after, "num_tensors": len(struck)},
+        num_cases=len(trials),
+        num_reused=num_reused,
+        num_bits=total,
+    )
+    return replace(_finished(step), reused=False)
+
+
+def _read(source: str | Path | Table) -> pl.DataFrame:
+    if isinstance(source, Table):
+        return source.frame
+    path = Path(source)
+    if str(source) != "-" and path.is_dir():
+        return find_table(path, "fault_list/1").frame
+    return read_table(source, "fault_list/1").frame
+
+
+def _as_listed(spec: Spec, given: pl.DataFrame) -> Spec:
+    """Return the spec with the rates and the number of trials of a list, and no choice of weights: the list has made it."""
+    rates = tuple(given["rate"].unique(maintain_order=True))
+    listed = {"rates": rates, "trials": given["trial"].n_unique(), "include": (), "exclude": ()}
+    return spec.model_copy(update={"faults": spec.faults.model_copy(update=listed)})
+
+
+def _content_hash(given: pl.DataFrame) -> str:
+    """Return what identifies a list: its rows, whichever step and file they come from."""
+    return hashlib.sha256(encode(make_table("fault_list/1", given.drop("run")), "csv")).hexdigest()
+
+
+def _journal(step: Step, loaded: LoadedModel, listed: Table) -> Journal:
+    """Return the step's journal. Raises ArtifactError if it was begun on other weights, or with another list."""
+    journal = Journal(step.folder / JOURNAL)
+    mine = {"fingerprint": loaded.facts["fingerprint"], "list": _content_hash(listed.frame)}
+    if "begun" not in journal.done:
+        journal.append("begun", mine)
+        return journal
+    for name, what in (("fingerprint", "on a model with other weights"), ("list", "with another list of faults")):
+        if journal.done["begun"][name] != mine[name]:
+            raise ArtifactError(f"was begun {what}", where=str(step.folder), hint="start the step afresh with --force")
+    return journal
+
+
+def _finished(step: Step) -> FaultsResult:
+    if not read_manifest(step.folder)["checksum"]["restored"]:
+        raise CheckError("the model's checksum changed: a fault was not restored", where=str(step.folder))
+    trials, rates = (find_table(step.folder, kind) for kind in ("fault_trials/1", "fault_rates/1"))
+    trials, rates = (Table(table.kind, table.frame, step.meta()) for table in (trials, rates))  # a CSV carries none
+    return FaultsResult(trials, rates, step.folder, step.id, reused=True)

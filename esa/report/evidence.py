@@ -1,0 +1,37 @@
+"""Which sections of causal evidence a run has, in the order of the page, and their figures."""
+
+from collections.abc import Iterator
+
+from esa.report import evidence_bits as bits
+from esa.report import evidence_dose as dose
+from esa.report import evidence_flow as flow
+from esa.report import evidence_tasks as tasks
+from esa.report import evidence_weights as weights
+from esa.report.figures import Figure
+from esa.report.gather import Gathered
+
+_SECTIONS = (
+    ("Controls side by side", "controls", dose.controls_parts),
+    ("Dose-response", "dose", dose.dose_parts),
+    ("Candidates of the detector", "detector", weights.detector_parts),
+    ("Which metric tells the truth", "truth", weights.truth_parts),
+    ("Interactions", "interactions", flow.interaction_parts),
+    ("Propagation", "propagation", flow.propagation_parts),
+    ("Bit by bit", "bits", bits.bits_parts),
+    ("Random faults", "fault_rates", bits.fault_parts),
+    ("Agreement curves", "curve", tasks.curve_parts),
+    ("Tasks", "tasks", tasks.task_parts),
+)
+
+
+def evidence(run: Gathered) -> Iterator[tuple[str, str, list[str]]]:
+    """Yield title, name of the figures, and text of every section whose table exists: its finding first."""
+    for title, name, parts in _SECTIONS:
+        if found := parts(run):
+            yield title, name, found
+
+
+def evidence_figures(run: Gathered) -> Iterator[Figure]:
+    """Yield the figures of these sections, in the order of the page."""
+    for one in (dose.figures, weights.figures, flow.figures, bits.figures, tasks.figures):
+        yield from one(run)
