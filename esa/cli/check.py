@@ -25,7 +25,7 @@ def command(
     from esa.data import check_source
     from esa.errors import EsaError, SpecError
     from esa.eval.item_rows import check_rows
-    from esa.eval.tasks import sources
+    from esa.eval.tasks import sources as task_sources
     from esa.spec import dump_spec, load_sweep
 
     runs = load_sweep(spec, overrides or [])
@@ -39,7 +39,7 @@ def command(
                 except EsaError as error:
                     problems.append(f"{spec}: {error.where}: {error.what}")
         try:
-            for source, key in sources(one).values():
+            for source, key in task_sources(one).values():
                 check_rows(source, key)
         except SpecError as error:
             problems += [f"{spec}: {problem}" for problem in error.problems]

@@ -108,7 +108,7 @@ def print_task_damage(damage: "pl.DataFrame", tasks: "pl.DataFrame") -> None:
         one = part.row(0, named=True)
         ends = (one["delta_low"], one["delta_high"])
         interval = "" if part.height > 1 or None in ends else f"{number(ends[0], 3)} to {number(ends[1], 3)}"
-        means = [None if part[name].null_count() else part[name].mean() for name in ("intact", "value", "delta")]
+        means = [_mean(part[name].to_list()) for name in ("intact", "value", "delta")]
         rows.append(
             [label(str(method), str(options)), str(metric or "-"), str(group), f"{k:,}", str(task), str(figure)]
             + [number(mean) for mean in means]
@@ -144,6 +144,12 @@ def with_error(row: dict[str, Any]) -> str:
     """Return a value with its standard error, where it has one (from two windows on)."""
     value = number(row["value"])
     return value if row["stderr"] is None else f"{value} \u00b1 {number(row['stderr'], 2)}"
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean, or None where a value is missing."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None
 
 
 def _count(value: int | None) -> str:

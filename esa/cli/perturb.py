@@ -131,15 +131,16 @@ def command(
         print_plan([chosen], ["perturb"], folder_target(out), len(target) if target else None)
         return
     from esa import perturb
-    from esa.cli.claims import print_claims
     from esa.artifact import find_table
+    from esa.cli.claims import print_claims
     from esa.cli.eval_tables import print_task_damage
-    from esa.cli.summary import print_damage
+    from esa.cli.summary import print_damage, print_parts
 
     with progress.closing():
         result = perturb.run(chosen, targets or target or [], out=folder_target(out), force=force, progress=progress)
     if not quiet and not is_file_target(out):
         print_damage(result.damage.frame)
+        print_parts(result.damage.frame)
         if (result.folder / "task_damage.csv").is_file():
             print_task_damage(result.damage.frame, find_table(result.folder, "task_damage/1").frame)
         print_claims(result.folder)

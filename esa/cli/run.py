@@ -98,8 +98,8 @@ def command(
 
         run_on_ray(runs, numbers, spec, root, address, force=force, threads=threads or 1, quiet=quiet, verbose=verbose)
         return
-    from esa.cli.member import run_member, run_patiently
     from esa.cli.claims import print_claims
+    from esa.cli.member import run_member, run_patiently
     from esa.cli.summary import print_summary
 
     # Who is at the terminal is told that a step is being written; a job of a queue, which says --only, waits for it.

@@ -8,6 +8,7 @@ import polars as pl
 from esa.cli.console import number, print_line, print_table
 
 _WORST = 5
+_PARTS = 20
 
 
 def print_summary(
@@ -111,6 +112,28 @@ def print_damage(damage: pl.DataFrame) -> None:
             )  # fmt: skip
         title = f"Damage of {label(str(method), str(options))}, by group and k{intact}"
         print_table(title, header, rows, right=["k", "perplexity", "x intact"])
+
+
+def print_parts(damage: pl.DataFrame) -> None:
+    """Print what single targets, all but one, and pairs cost: per method and unit the worst of a list that a person named."""
+    from esa.report.tables import label
+
+    named = damage.filter(pl.col("group") == "targets", pl.col("unit").is_in(["single", "leave_one_out", "pairs"]))
+    words = {"single": "each alone", "leave_one_out": "all but the one named", "pairs": "every two together"}
+    for (method, options, unit), part in named.group_by("method", "options", "unit", maintain_order=True):
+        ordered = part.sort(pl.col("delta_nll").fill_null(float("inf")), descending=True, maintain_order=True)
+        rows = [
+            [_times(_ratio(row)), number(row["ppl"]), number(row["delta_nll"]), row["outcome"], row["target"]]
+            for row in ordered.head(_PARTS).to_dicts()
+        ]
+        rest = f", the worst {_PARTS} of {number(part.height)}" if part.height > _PARTS else ""
+        title = f"{label(str(method), str(options))}, {words[str(unit)]}{rest}"
+        print_table(title, ["x intact", "perplexity", "delta NLL", "outcome", "target"], rows,
+                    right=["x intact", "perplexity", "delta NLL"], wrap=("target",))  # fmt: skip
+
+
+def _ratio(row: Mapping[str, Any]) -> float | None:
+    return None if row["ppl"] is None or row["ppl_base"] is None else row["ppl"] / row["ppl_base"]
 
 
 def print_worst(damage: pl.DataFrame, ranking: pl.DataFrame, model: Mapping[str, Any]) -> None:

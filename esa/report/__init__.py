@@ -47,8 +47,9 @@ def run(
     ``sources``: run folders, or any subset of their step folders; :func:`esa.report.grouping.group` tells which runs they
     are. ``criteria``: a file of criteria, for None those that ship with esa. The folder is ``out``, else ``root/<name>-<id>``,
     of several runs ``root/<name>+<name>-<id>``: ``report.html`` (one file that holds everything), ``report.md``,
-    ``criteria.csv`` (a verdict per criterion), ``figures/*.png`` and ``*.svg``, ``data/*.csv`` and, last, ``manifest.json``. A complete one is reused unless ``force``. Nothing but the artifacts is read: the same ones, in the
-    same order, give the same pages, byte for byte. Cost: a second, and a third of a second per figure; no torch, no network.
+    ``criteria.csv`` (a verdict per criterion), ``figures/*.png`` and ``*.svg``, ``data/*.csv`` and, last, ``manifest.json``.
+    A complete one is reused unless ``force``. Nothing but the artifacts and the criteria is read: the same ones, in the same
+    order, give the same pages, byte for byte. Cost: a second, and a third of a second per figure; no torch, no network.
     Raises ArtifactError for sources that are no finished steps, or whose tables are not what their manifests vouch for;
     SpecError for criteria that do not hold.
     """

@@ -13,10 +13,10 @@ from esa.report.theme import PALETTE, RUNS
 
 FIELDS = {"sign": "red", "exponent": "blue", "mantissa": "gold"}
 _LINE_TIPS: dict[str, Any] = {
-    "": ("series", str), "at": ("x", number), "value": ("y", number), "low": ("low", number), "high": ("high", number),
+    "of": ("series", str), "at": ("x", number), "value": ("y", number), "low": ("low", number), "high": ("high", number),
 }  # fmt: skip
 _INTERVAL_TIPS: dict[str, Any] = {
-    "": ("name", str),
+    "metric": ("name", str),
     "value": ("value", number),
     "low": ("low", number),
     "high": ("high", number),
@@ -40,7 +40,7 @@ def response_chart(points: pl.DataFrame, band: pl.DataFrame, x_title: str, title
         area = alt.Chart(band).mark_area(color=PALETTE["grey"], opacity=0.3)
         layers.append(area.encode(x=x, y=alt.Y("low:Q", **y), y2="high:Q"))
     layers += _lines(points, x, y)
-    subtitle = ["line: top weights, bar: 95 % interval", *(["grey: range of the random draws"] if band.height else [])]
+    subtitle = ["line: top weights, bar: interval", *(["grey: range of the random draws"] if band.height else [])]
     return alt.LayerChart(layer=layers).properties(
         width=290, height=170, title=alt.Title(title, subtitle=subtitle, frame="bounds")
     )
@@ -76,14 +76,17 @@ def interval_chart(rows: pl.DataFrame, x_title: str, title: str) -> alt.LayerCha
     domain = [min(0.0, float(known.min())), max(1.0, float(known.max()))]  # type: ignore[arg-type]
     shown, tooltip = tips(rows, _INTERVAL_TIPS)
     y = alt.Y("name:N", sort=names, title=None, axis=alt.Axis(domain=False, ticks=False, labelLimit=190))
-    x = alt.X("value:Q", title=x_title, scale=alt.Scale(domain=domain), axis=alt.Axis(domain=False, tickCount=6))
+    x: dict[str, Any] = {
+        "title": x_title,
+        "scale": alt.Scale(domain=domain),
+        "axis": alt.Axis(domain=False, tickCount=6),
+    }
     base = alt.Chart(shown)
-    bars = base.mark_rule(color=PALETTE["blue"], strokeWidth=1.5).encode(
-        x=alt.X("low:Q", scale=x.scale, title=x_title), x2="high:Q", y=y
-    )
-    marks = base.mark_point(filled=True, size=60, color=PALETTE["blue"]).encode(x=x, y=y, tooltip=tooltip)
+    bars = base.mark_rule(color=PALETTE["blue"], strokeWidth=1.5).encode(x=alt.X("low:Q", **x), x2="high:Q", y=y)
+    marks = base.mark_point(filled=True, size=60, color=PALETTE["blue"])
+    layers = [bars, marks.encode(x=alt.X("value:Q", **x), y=y, tooltip=tooltip)]
     room = min(round(6.3 * max(map(len, names))), 190)
-    return alt.LayerChart(layer=[bars, marks]).properties(
+    return alt.LayerChart(layer=layers).properties(
         width=364 - room, height=max(40, 20 * len(names)), title=alt.Title(title, frame="bounds")
     )
 

@@ -15,8 +15,11 @@ _WORDS = {
     "hurts": "does harm", "more_than_random": "more harm than random ones", "more_than_matched": "more harm than matched ones",
     "more_than_bottom": "more harm than the bottom ones", "no_harm": "does no harm",
 }  # fmt: skip
-_HEADER = ["claim", "weights", "method", "k", "estimate (nats per token)", "ratio", "z", "Cliff's delta", "p", "adjusted p", "holds", "flags"]  # fmt: skip
-_ALIGN = "lllrrrrrrrll"
+_HEADER = [
+    "claim", "weights", "method", "k", "holds", "estimate (nats per token)", "ratio", "adjusted p", "p", "z", "Cliff's delta",
+    "flags",
+]  # fmt: skip
+_ALIGN = "lllrlrrrrrrl"
 NOTE = (
     "Estimate: the rise of the mean NLL, of paired claims the difference of two, with its studentized bootstrap interval over"
     " windows. Ratio: the low end over the control's high end or the noise floor, whichever is larger. p: sign flips of the"
@@ -62,7 +65,8 @@ def confirmatory_parts(runs: Sequence[tuple[str, Gathered]]) -> list[str]:
         if p is not None and p <= row["level"] and row["holds"]
     ]
     named = f": {join([code(name, cell=False) for name in held])}" if held else ""
-    sentence = f"**The confirmatory test holds in {number(len(held))} of {number(len(rows))} runs after Holm's adjustment{named}.**"
+    count = f"{number(len(held))} of {number(len(rows))} runs"
+    sentence = f"**The confirmatory test holds in {count} after Holm's adjustment{named}.**"
     cells = [
         [code(name), *_row({**row, "p_adjusted": p, "holds": p is not None and p <= row["level"] and row["holds"]})]
         for (name, row), p in zip(rows, adjusted, strict=True)
@@ -72,7 +76,8 @@ def confirmatory_parts(runs: Sequence[tuple[str, Gathered]]) -> list[str]:
 
 def _confirmed(row: dict[str, Any]) -> str:
     """Return the confirmatory test in a sentence."""
-    what = f"the top {number(row['k'])} weights by {code(row['metric'], cell=False)} under {escape(label(row['method'], row['options']))}"
+    metric, method = code(row["metric"], cell=False), escape(label(row["method"], row["options"]))
+    what = f"the top {number(row['k'])} weights by {metric} under {method}"
     draws = f"{number(row['num_draws'])} draws of as many random ones"
     found = {True: "do more harm than", False: "are not shown to do more harm than", None: "could not be held against"}[
         row["holds"]
@@ -99,8 +104,8 @@ def _row(row: dict[str, Any]) -> list[str]:
     flags = escape((row["flags"] or "").replace("_", " ").replace(",", ", ")) if row["flags"] else ""
     return [
         escape(_WORDS.get(row["claim"], row["claim"])), weights, escape(label(row["method"], row["options"])), number(row["k"]),
-        ends(row["estimate"], row["low"], row["high"]), number(row["ratio"]), number(row["z"]), number(row["cliffs_delta"]),
-        number(row["p_value"]), number(row["p_adjusted"]), holds, flags,
+        holds, ends(row["estimate"], row["low"], row["high"]), number(row["ratio"]), number(row["p_adjusted"]),
+        number(row["p_value"]), number(row["z"]), number(row["cliffs_delta"]), flags,
     ]  # fmt: skip
 
 

@@ -150,7 +150,9 @@ def load_criteria(path: Path | None = None) -> Criteria:
         found = _File.model_validate(_tuples(tree))
     except ValidationError as error:
         lines = key_lines(text)
-        problems = [_problem(dict(item), lines, path) for item in error.errors()]
+        # A list that lost its only item to an error of that item is not too short as well.
+        items = [dict(item) for item in error.errors() if item["type"] != "too_short" or not item["input"]]
+        problems = [_problem(item, lines, path) for item in items]
         raise SpecError(list(dict.fromkeys(problems)), hint=f"{NAME} under specs/ is a complete one") from None
     return Criteria(found.criterion, hashlib.sha256(content).hexdigest(), path)
 
@@ -200,5 +202,5 @@ def _keys_at(key: tuple[Any, ...]) -> list[str]:
     """Return the keys that are allowed beside an unknown one."""
     if len(key) == 1:
         return sorted(_File.model_fields)
-    inner = {"good": Band, "bad": Band, "options": Options}
+    inner: dict[str, type[BaseModel]] = {"good": Band, "bad": Band, "options": Options}
     return sorted(inner[key[2]].model_fields if len(key) > 3 and key[2] in inner else Criterion.model_fields)

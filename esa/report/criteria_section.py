@@ -3,13 +3,14 @@
 import math
 from collections.abc import Sequence
 
-from esa.report.markdown import MISSING, bullets, code, escape, join, number, table
+from esa.report.markdown import MISSING, code, escape, join, number, table
 from esa.report.measures import Found
 from esa.report.verdicts import BAD, BETWEEN, GOOD, UNATTAINABLE, VERDICTS, Judged
 
 NOTE = (
     "Good: value and interval lie in the band as a whole. Bad: in the bad band, or where there is none wholly outside of the"
     " good one. Between: neither. Unattainable: the artifacts at hand hold no such number, or could not have given a good one."
+    " The criteria's file gives each one's source; its sha256 is among the inputs in `manifest.json`."
 )
 
 
@@ -25,14 +26,20 @@ def criteria_parts(judged: Sequence[Judged]) -> list[str]:
         parts.append(table(header, [_row(one, several=several) for one in measured], align))
         parts.append(NOTE)
     if lacking:
-        rows = [[code(one.criterion.id), escape(one.subject) if one.subject else "all", escape(one.verdict), escape(one.why)] for one in lacking]  # fmt: skip
-        parts += [
-            "### Not to be judged from these artifacts",
-            table(["criterion", "of", "verdict", "why"], rows, "llll"),
-        ]
-    sources = dict.fromkeys((one.criterion.id, one.criterion.source) for one in judged)
-    lines = [f"{code(name, cell=False)}: {escape(source)}" for name, source in sources]
-    return [*parts, "### Where the criteria come from", bullets(lines)]
+        header = ["criteria", "of", "verdict", "why"]
+        parts += ["### Not to be judged from these artifacts", table(header, _lacking(lacking), "llll")]
+    return parts
+
+
+def _lacking(judged: Sequence[Judged]) -> list[list[str]]:
+    """Return a row per lack: the criteria that share it."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for one in judged:
+        groups.setdefault((one.subject, one.why), []).append(code(one.criterion.id))
+    return [
+        [", ".join(names), escape(subject) if subject else "all", UNATTAINABLE, escape(why)]
+        for (subject, why), names in groups.items()
+    ]
 
 
 def criteria_sentence(judged: Sequence[Judged]) -> str:
@@ -72,4 +79,6 @@ def _value(found: Found) -> str:
 def _shown(value: float | None) -> str:
     if value is not None and math.isinf(value):
         return "infinite" if value > 0 else "minus infinite"
-    return MISSING if value is None else number(value)
+    if value is None:
+        return MISSING
+    return number(int(value)) if value == int(value) else number(value)

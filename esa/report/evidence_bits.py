@@ -32,7 +32,10 @@ def bits_parts(run: Gathered) -> list[str]:
             ]
             for row in part.iter_rows(named=True)
         ]  # fmt: skip
-        header = ["bit", "field", "old bits", "new bits", "old value", "new value", "perplexity", "delta NLL (nats per token)", "outcome"]  # fmt: skip
+        header = [
+            "bit", "field", "old bits", "new bits", "old value", "new value", "perplexity", "delta NLL (nats per token)",
+            "outcome",
+        ]  # fmt: skip
         parts += [f"### {code(target, cell=False)}", table(header, rows, "rlllrrrrl")]
     if len(weights) > WEIGHTS:
         parts.append(f"{number(len(weights) - WEIGHTS)} more weights are in `bits.csv`.")
@@ -81,7 +84,7 @@ def fault_parts(run: Gathered) -> list[str]:
         for rate in rates
     ]
     parts.append(table(["bit error rate", "trials", *map(escape, outcomes)], rows, "rr" + "r" * len(outcomes)))
-    parts.append("Shares of the trials with 95 % Wilson intervals." if run.spec.statistics.level == 0.95 else "Shares of the trials with Wilson intervals.")  # fmt: skip
+    parts.append(f"Shares of the trials with {percent(run.spec.statistics.level)} Wilson intervals.")
     for by, title in (("bit", "bit"), ("block", "block"), ("component", "component")):
         part = found.filter(pl.col("by") == by)
         if part.height:

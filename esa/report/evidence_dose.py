@@ -48,7 +48,9 @@ def _dose_table(doses: pl.DataFrame) -> str:
         ]
         for row in doses.iter_rows(named=True)
     ]  # fmt: skip
-    header = ["metric", "group", "method, option", "k", "doses", "rising", "Spearman", "p", "separates at", "merges at", "best curve"]  # fmt: skip
+    header = [
+        "metric", "group", "method, option", "k", "doses", "rising", "Spearman", "p", "separates at", "merges at", "best curve",
+    ]  # fmt: skip
     return table(header, rows, "lllrlrrrrrl")
 
 
@@ -118,7 +120,7 @@ def _control_cells(damage: pl.DataFrame) -> dict[tuple[str, int], dict[tuple[str
                     found = (known.mean(), known.min(), known.max())
                 else:
                     continue
-                cells.setdefault((str(metric), int(k)), {})[group, method] = found  # type: ignore[assignment]
+                cells.setdefault((str(metric), int(k)), {})[group, method] = found
     return cells
 
 
@@ -129,7 +131,9 @@ def _mediated(cells: dict[tuple[str, int], dict[tuple[str, str], tuple[Any, Any,
         zero, kept = columns.get(("top_k", "zero")), columns.get(("top_k", "zero_keep_peak"))
         if zero and kept and zero[0] and kept[0] is not None and zero[1] is not None and zero[1] > 0:
             found.append(f"{code(metric, cell=False)} at k = {number(k)} {percent(max(kept[0], 0.0) / zero[0])}")
-    return f"Of the damage of zeroing, left when the peak tokens keep what the weights give them: {', '.join(found)}." if found else ""  # fmt: skip
+    if not found:
+        return ""
+    return f"Of the damage of zeroing, left when the peak tokens keep what the weights give them: {', '.join(found)}."
 
 
 def figures(run: Gathered) -> Iterator[Figure]:
@@ -139,19 +143,19 @@ def figures(run: Gathered) -> Iterator[Figure]:
         return
     kept = doses.filter(pl.col("group").is_in(["top_k"]) & (pl.col("unit") == "joint"))
     for n, ((method, option, k), part) in enumerate(kept.group_by(["method", "option", "k"], maintain_order=True)):
-        points, band = dose_points(run, part.to_dicts()), dose_band(run.damage, str(method), str(option), int(k))  # type: ignore[call-overload]
+        points, band = dose_points(run, part.to_dicts()), dose_band(run.damage, str(method), str(option), int(k))
         if n >= FIGURES or points["y"].count() < 2:
             continue
-        title = f"{method} by {option}, k = {number(k)}"  # type: ignore[arg-type]
+        title = f"{method} by {option}, k = {number(k)}"
         chart = response_chart(points, band, str(option), title)
-        caption = f"Perplexity over the intact one at each dose of {code(option, cell=False)}, the {number(k)} weights together."  # type: ignore[arg-type]
+        caption = f"Perplexity over the intact one at each dose of {code(option, cell=False)}, the {number(k)} weights together."
         yield Figure(
             f"dose_{slug(f'{method}_{option}_{k}')}", "dose", chart, points, f"Dose-response of {title}", caption
         )
 
 
 def dose_points(run: Gathered, rows: list[dict[str, Any]]) -> pl.DataFrame:
-    """Return the dose-responses of some rows of ``dose/1`` as x, y, low, high, series: perplexity over intact, with its interval."""
+    """Return the responses of rows of ``dose/1``: x, the perplexity over intact (y) with its interval, the metric (series)."""
     tests = run.table("perturb", "tests/1")
     found = []
     for row in rows:
@@ -160,7 +164,8 @@ def dose_points(run: Gathered, rows: list[dict[str, Any]]) -> pl.DataFrame:
         mine = tests.filter(
             (pl.col("claim") == "hurts") & (pl.col("group") == "top_k") & (pl.col("unit") == "joint")
             & (pl.col("method") == row["method"]) & (pl.col("k") == row["k"])
-            & pl.col("metric").eq_missing(pl.lit(row["metric"], pl.String)) & pl.col("seed").eq_missing(pl.lit(row["seed"], pl.Int64))
+            & pl.col("metric").eq_missing(pl.lit(row["metric"], pl.String))
+            & pl.col("seed").eq_missing(pl.lit(row["seed"], pl.Int64))
         )  # fmt: skip
         wanted = {float(word) for word in str(row["doses"]).split()}
         for one in mine.iter_rows(named=True):

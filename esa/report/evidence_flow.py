@@ -67,7 +67,8 @@ def propagation_parts(run: Gathered) -> list[str]:
     if not rows:
         return ["No block's output changes."]
     share, case, tokens, block = max(lines, key=lambda line: line[0])
-    text = f"**The largest change of a block's output is {percent(share)} of its length, in block {number(block)} at the {escape(tokens)} tokens ({escape(case)}).**"  # fmt: skip
+    where = f"in block {number(block)} at the {'first token' if tokens == 'first' else 'other tokens'}"
+    text = f"**The largest change of a block's output is {percent(share)} of its length, {where} ({escape(case)}).**"
     header = ["case", "tokens", "most changed block", "relative change", "cosine", "in the last block", "cosine there"]
     return [text, table(header, rows[:SHOWN], "llrrrrr")]
 

@@ -34,7 +34,8 @@ def curve_parts(run: Gathered) -> list[str]:
 
 def _onset(line: dict[str, Any], level: float, unit: str) -> str:
     k = "" if line["k"] is None else f" at k = {number(line['k'])}"
-    words = f"{code(line['metric'], cell=False)}, {escape(line['mode'])} by {escape(line['by'])}{k}, {escape(line['pair'].replace('_', ' '))}"  # fmt: skip
+    pair = escape(line["pair"].replace("_", " "))
+    words = f"{code(line['metric'], cell=False)}, {escape(line['mode'])} by {escape(line['by'])}{k}, {pair}"
     looked = f"{unit} {number(line['smallest'])} to {number(line['largest'])}"
     if not line["chance_known"]:
         return f"{words}: not corrected, for what chance gives is not known."
@@ -74,13 +75,19 @@ def task_parts(run: Gathered) -> list[str]:
 
 
 def _task_damage(run: Gathered, damage: pl.DataFrame) -> list[str]:
-    cases = {} if run.damage is None else {row["case"]: row for row in run.damage.unique("case", keep="first", maintain_order=True).iter_rows(named=True)}  # fmt: skip
+    cases: dict[str, dict[str, Any]] = {}
+    for row in run.damage.iter_rows(named=True) if run.damage is not None else ():
+        cases.setdefault(row["case"], row)
     worse = int(((damage["delta_high"] < 0) | (damage["delta_low"] > 0)).sum())
-    text = f"**Of {number(damage.height)} figures under a perturbation {number(worse)} differ from the intact model's by more than their interval.**"
+    count = f"{number(worse)} of {number(damage.height)} figures"
+    text = f"**{count} under a perturbation differ from the intact model's: zero is not in their interval.**"
     rows = []
     for row in damage.head(SHOWN).iter_rows(named=True):
         case = cases.get(row["case"])
-        what = f"{case['metric'] or 'all'} {case['group']}, {label(case['method'], case['options'])}, k = {number(case['k'])}" if case else row["case"]  # fmt: skip
+        what = str(row["case"])
+        if case is not None:
+            method = label(case["method"], case["options"])
+            what = f"{case['metric'] or 'all'} {case['group']}, {method}, k = {number(case['k'])}"
         rows.append([
             escape(what), escape(row["task"]), escape(row["metric"]), number(row["intact"]), number(row["value"]),
             ends(row["delta"], row["delta_low"], row["delta_high"]), number(row["p_value"]), number(row["num_items"]),

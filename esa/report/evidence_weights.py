@@ -35,10 +35,10 @@ def detector_parts(run: Gathered) -> list[str]:
     rows = sorted(found.to_dicts(), key=lambda row: (_group_place(found, row), row["rank"]))
     cells = [_candidate(row) for row in rows[:SHOWN]]
     header = [
-        "weight", "value", "role", "growth", "peak ratio", "group", "alone: delta NLL", "perplexity", "group: delta NLL",
-        "group perplexity", "added by it", "published", "verdict",
+        "weight", "verdict", "role", "value", "alone: delta NLL", "perplexity", "group", "group: delta NLL", "group perplexity",
+        "added by it", "growth", "peak ratio", "published",
     ]  # fmt: skip
-    parts.append(table(header, cells, "lrlrrlrrrrrll"))
+    parts.append(table(header, cells, "lllrrrlrrrrrl"))
     parts.append(
         "Candidates that share a row or a column stand together. Growth: what the weight adds to the residual stream's peak;"
         " an eraser takes away. Alone, group, added: nats per token with the 95 % interval. Critical together: harmless alone or"
@@ -52,7 +52,8 @@ def _grouped(found: pl.DataFrame) -> str:
     groups = found["group"].drop_nulls().unique(maintain_order=True).to_list()
     if not groups:
         return "None shares a row or a column with another."
-    return f"{number(len(groups))} group{'s' if len(groups) > 1 else ''} share a row or a column: {join([escape(name) for name in groups])}."
+    count = "1 group shares" if len(groups) == 1 else f"{number(len(groups))} groups share"
+    return f"{count} a row or a column: {'; '.join(escape(name) for name in groups)}."
 
 
 def _published(run: Gathered, found: pl.DataFrame) -> str:
@@ -63,7 +64,7 @@ def _published(run: Gathered, found: pl.DataFrame) -> str:
             named = [code(target, cell=False) for target in one.get("found") or []]
             missed = [code(target, cell=False) for target in one.get("missed") or []]
             lines.append(
-                f"Published for {escape(one.get('name'))}: {number(len(named))} of {number(len(named) + len(missed))} found"
+                f"Published for {escape(one.get('model'))}: {number(len(named))} of {number(len(named) + len(missed))} found"
                 + (f" ({join(named)})" if named else "")
                 + (f"; missed {join(missed)}" if missed else "")
                 + "."
@@ -83,13 +84,14 @@ def _group_place(found: pl.DataFrame, row: dict[str, Any]) -> int:
 
 def _candidate(row: dict[str, Any]) -> list[str]:
     return [
-        code(row["target"]), number(row["weight"]), escape(row["role"] or "missed"), number(row["growth"]),
-        number(row["peak_ratio"]), escape(row["group"]) if row["group"] else "",
+        code(row["target"]), escape(str(row["verdict"]).replace("_", " ")), escape(row["role"] or "missed"),
+        number(row["weight"]),
         ends(row["delta_nll"], row["delta_low"], row["delta_high"]), _ppl(row["ppl"], row["outcome"]),
+        escape(row["group"]) if row["group"] else "",
         ends(row["group_delta_nll"], row["group_delta_low"], row["group_delta_high"]) if row["group"] else "",
         _ppl(row["group_ppl"], row["group_outcome"]) if row["group"] else "",
         ends(row["added_nll"], row["added_low"], row["added_high"]) if row["group"] else "",
-        {True: "yes", False: "no", None: ""}[row["published"]], escape(str(row["verdict"]).replace("_", " ")),
+        number(row["growth"]), number(row["peak_ratio"]), {True: "yes", False: "no", None: ""}[row["published"]],
     ]  # fmt: skip
 
 
@@ -107,7 +109,10 @@ def truth_parts(run: Gathered) -> list[str]:
     order = truth_order(found)
     names = {row["quantity"] for row in found.iter_rows(named=True)}
     shown = [name for name in _QUANTITIES if name in names] + sorted(names - set(_QUANTITIES))
-    cells = {(row["metric"], row["seed"], row["quantity"]): ends(row["value"], row["low"], row["high"]) for row in found.iter_rows(named=True)}  # fmt: skip
+    cells = {
+        (row["metric"], row["seed"], row["quantity"]): ends(row["value"], row["low"], row["high"])
+        for row in found.iter_rows(named=True)
+    }
     rows = [
         [escape(_name(found, metric, seed)), *(cells.get((metric, seed, name), "") for name in shown)]
         for metric, seed in order.select("metric", "seed").iter_rows()
@@ -132,13 +137,15 @@ def truth_order(found: pl.DataFrame) -> pl.DataFrame:
 
 
 def _truest(found: pl.DataFrame, order: pl.DataFrame) -> str:
-    best, *others = order.drop_nulls("value").to_dicts() or [None]
-    if best is None:
+    known = order.drop_nulls("value").to_dicts()
+    if not known:
         return "The sample gives no correlation for any metric."
+    best, *others = known
     name = code(_name(found, best["metric"], best["seed"]), cell=False)
     apart = [row for row in others if row["high"] is not None and best["low"] is not None and row["high"] < best["low"]]
     num, censored = number(best["num_weights"]), best["num_censored"]
-    text = f"**{name} agrees best with the measured damage of {num} weights: Spearman {ends(best['value'], best['low'], best['high'])}.**"
+    value = ends(best["value"], best["low"], best["high"])
+    text = f"**{name} agrees best with the measured damage of {num} weights: Spearman {value}.**"
     if others:
         text += f" Its interval lies above those of {number(len(apart))} of {number(len(others))} others."
     return text + (f" {number(censored)} of the changes are under the noise floor." if censored else "")

@@ -8,7 +8,6 @@ from esa import __version__
 from esa.report.gather import STEPS, Gathered
 from esa.report.markdown import join, number
 
-
 _EVALUATED = ("perturb", "truth", "detector", "faults", "eval")  # the steps that measure on evaluation windows
 
 

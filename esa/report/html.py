@@ -19,6 +19,7 @@ from esa.report.head import Head
 from esa.report.page import Section
 from esa.report.theme import GROUPS, PALETTE, VEGA_LITE, specification
 
+_VERDICTS = ("good", "between", "bad", "unattainable")
 _HASH = re.compile(r"[0-9a-f]{40,64}")
 _SHORT = 24  # characters: what is shorter is kept on one line
 _LONG = 34  # characters: what is longer in a table goes on in the next line
@@ -156,6 +157,8 @@ def _prose(text: str, title: str) -> str:
 def _cell_classes(content: str) -> list[str]:
     if content in GROUPS:
         return ["group", content]
+    if content in _VERDICTS:
+        return ["verdict", content]
     if any(word in content for word in _BAD):
         return ["bad"]
     return ["long"] if len(content) > _LONG and "`" not in content else []

@@ -7,7 +7,7 @@ from esa.report import quantities_damage as damage
 from esa.report import quantities_lists as lists
 from esa.report import quantities_runs as several
 from esa.report.gather import Gathered
-from esa.report.measures import Answer, Runs, Subject, Options, subjects
+from esa.report.measures import Answer, Options, Runs, Subject, subjects
 
 _EFFECT = ("metric", "method", "k")
 

@@ -2,9 +2,9 @@
 
 import math
 
-from esa.report.markdown import join, number
-from esa.report.measures import Answer, Found, Needs, Runs, Subject, Options, claims, joint, of_claim, subjects
 from esa.report.gather import Gathered
+from esa.report.markdown import join, number
+from esa.report.measures import Answer, Found, Needs, Options, Runs, Subject, claims, joint, of_claim, subjects
 from esa.report.tables import label
 
 _CAMPAIGN = "a campaign with its claims (esa perturb, which writes tests.csv)"
@@ -107,21 +107,16 @@ def confirmatory_p(runs: Runs, wanted: Options) -> list[tuple[str, Answer]]:
     adjusted = dict(zip(present, holm([row["p_value"] for row in present.values()]), strict=True))
     found: list[tuple[str, Answer]] = []
     for name, row in rows.items():
-        p = adjusted.get(name)
+        of, p = name if len(runs) > 1 else "", adjusted.get(name)
         if row is None or p is None:
-            found.append((name, Needs("a confirmatory test: confirm.metric, and its top_k and random_k perturbed")))
+            found.append((of, Needs("a confirmatory test: confirm.metric, and its top_k and random_k perturbed")))
             continue
-        draws = f"{number(row['num_draws'])} draws of random_k"
-        holms = (
-            f", Holm-adjusted over {number(len(present))} runs from {number(row['p_value'])}"
-            if len(present) > 1
-            else ""
-        )
-        about = Subject(row["metric"], row["method"], row["k"])
-        why = f"{about}: against {draws}{holms}"
-        found.append(
-            (name, Found(p, why, best=row["smallest_p"], needs="as smallest attainable p", has=f"{number(row['smallest_p'])} of {draws}"))
-        )  # fmt: skip
+        draws, subject = f"{number(row['num_draws'])} draws", Subject(row["metric"], row["method"], row["k"])
+        why = f"{subject}: against {draws} of random_k"
+        if len(present) > 1:
+            why += f", Holm-adjusted over {number(len(present))} runs from {number(row['p_value'])}"
+        limit = f"{number(row['smallest_p'])} ({draws} of random_k)"
+        found.append((of, Found(p, why, best=row["smallest_p"], needs="as smallest attainable p", has=limit)))
     return found
 
 

@@ -6,7 +6,7 @@ import polars as pl
 
 from esa.report.gather import Gathered
 from esa.report.markdown import join, number, percent
-from esa.report.measures import Answer, Found, Needs, Subject, Options
+from esa.report.measures import Answer, Found, Needs, Options, Subject
 from esa.report.tables import first_seed
 
 PAIR = ("grad_x_weight", "grad_squared")
@@ -111,6 +111,7 @@ def share_with_role(run: Gathered, subject: Subject) -> Answer:
     named = table.filter(pl.col("role").is_not_null() & (pl.col("verdict") != "unclear"))
     roles = {(row["parameter"], row["index"]): row["role"] for row in named.iter_rows(named=True)}
     found = [roles[key] for key in top.select("parameter", "index").iter_rows() if key in roles]
-    parts = [f"{number(found.count(role))} {role}s" for role in dict.fromkeys(found)]
+    counts = {role: found.count(role) for role in dict.fromkeys(found)}
+    parts = [f"{number(count)} {role}{'s' if count > 1 else ''}" for role, count in counts.items()]
     share = len(found) / top.height
     return Found(share, f"{join(parts) or 'none'} among the top {number(top.height)}: {percent(share)}")

@@ -1,5 +1,6 @@
 """Quantities of the intact model and of several runs: spread, NaN, phases, and damage against the model's size."""
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -7,7 +8,7 @@ import polars as pl
 
 from esa.report.gather import Gathered
 from esa.report.markdown import join, number, percent
-from esa.report.measures import Answer, Found, Needs, Runs, Options, of_claim, subjects
+from esa.report.measures import Answer, Found, Needs, Options, Runs, of_claim, subjects
 
 PHASES = ("smoke", "standard", "extended")
 FEWEST_SIZES = 4  # a line through two points fits always, and through three hardly says more
@@ -70,7 +71,7 @@ def phase_degradation(runs: Runs, wanted: Options) -> list[tuple[str, Answer]]:
             ("", Needs(f"eval steps of runs named for the phases smoke, standard and extended, has no {join(missing)}"))
         ]
     steps = []
-    for one, two in zip(PHASES, PHASES[1:], strict=False):
+    for one, two in itertools.pairwise(PHASES):
         before, after = _nll(phases[one]), _nll(phases[two])
         shared = [key for key in before if key in after and math.isfinite(before[key])]
         if not shared:

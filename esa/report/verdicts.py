@@ -69,7 +69,7 @@ def verdict(criterion: Criterion, answer: Answer) -> tuple[str, str]:
 
 def criteria_table(run: str, judged: Sequence[Judged], meta: dict[str, str]) -> Table:
     """Return ``criteria/1``; an infinite value is null, and ``why`` says what broke."""
-    rows = []
+    rows: list[dict[str, object]] = []
     for one in judged:
         numbers = (one.answer.value, one.answer.low, one.answer.high) if isinstance(one.answer, Found) else (None,) * 3
         value, low, high = (None if end is None or not math.isfinite(end) else end for end in numbers)

@@ -192,3 +192,26 @@ def test_harness_without_its_package(folder: Path, esa: Invoke, monkeypatch: pyt
     assert done.exit_code == 3
     assert done.stderr == "esa: error: --harness: needs the package lm_eval\n  hint: pip install 'esa[eval]'\n"
     assert not (folder / "outputs").exists()
+
+
+def test_a_campaign_prints_what_became_of_the_tasks(folder: Path, esa: Invoke) -> None:
+    """esa perturb with tasks prints intact, perturbed and difference of each task's leading figures."""
+    words = (*with_items(folder), "--set", "eval.tasks=['language_modeling', 'lambada']")
+    done = esa("perturb", "-s", "s.toml", "--target", "lm_head.weight:3,4", "--method", "zero", *words)
+    assert done.exit_code == 0, done.output
+    assert "Tasks, perturbed minus intact" in done.stderr
+    shown = [line.split() for line in done.stderr.splitlines() if " lambada " in line]
+    assert [line[5] for line in shown] == ["acc", "perplexity"]
+
+
+def test_check_names_items_that_cannot_be(folder: Path, esa: Invoke) -> None:
+    """esa check finds a file of items that is not there, and a source for a task that has no items."""
+    for source, said in (
+        ("lambada = 'file:no.jsonl'", "s.toml: eval.task_sources.lambada: file:no.jsonl: no such file"),
+        ("generation = 'file:no.jsonl'", "s.toml: eval.task_sources.generation: generation is measured on eval.source"),
+    ):
+        text = SPEC.replace("[eval]", f"[eval]\ntasks = ['lambada', 'generation']\ntask_sources = {{ {source} }}")
+        (folder / "s.toml").write_text(text)
+        done = esa("check", "s.toml")
+        assert done.exit_code == 3
+        assert said in done.stderr
