@@ -129,8 +129,8 @@ def _measured(spec: Spec) -> list[str]:
 
 def _faults(spec: Spec, model: "Footprint") -> list[str]:
     """Return the trials of a campaign of random faults, and how many faults each has on average."""
-    from esa.perturb.bit_sweep import stored_width
-    from esa.perturb.fault_lists import Store, chosen
+    from esa.perturb.faults.bit_sweep import stored_width
+    from esa.perturb.faults.lists import Store, chosen
 
     rules = spec.faults
     names = chosen(model.table, rules)

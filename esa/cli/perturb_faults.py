@@ -66,7 +66,7 @@ FaultList = Annotated[
 
 def with_sweep(spec: "Spec", *, others: Mapping[str, object]) -> "Spec":
     """Return the spec with every bit of the targets as its one method. Raises EsaError beside flags that name methods."""
-    from esa.perturb.bit_sweep import stored_width, sweep_table
+    from esa.perturb.faults.bit_sweep import stored_width, sweep_table
     from esa.spec import spec_from_dict
 
     _refuse_beside("--sweep-bits", "is a method of its own: bit_flip, every bit, unit single", others)
@@ -117,7 +117,7 @@ def print_faults(result: "FaultsResult") -> None:
     import polars as pl
 
     from esa.artifact import read_manifest
-    from esa.perturb.fault_rates import OUTCOMES
+    from esa.perturb.faults.rates import OUTCOMES
 
     manifest, rates = read_manifest(result.folder), result.rates.frame
     whole = rates.filter(pl.col("by") == "all")
@@ -173,7 +173,7 @@ def print_bits(folder: Path, model: Mapping[str, str], progress: ConsoleProgress
     ``model``: its dtype and quantization, by which the sweep was made.
     """
     from esa.artifact import find_table, read_manifest
-    from esa.perturb.bit_sweep import stored_width, unswept
+    from esa.perturb.faults.bit_sweep import stored_width, unswept
 
     if "bits/1" not in read_manifest(folder)["kinds"].values():
         return

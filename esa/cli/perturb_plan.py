@@ -105,7 +105,7 @@ def _confirmed(spec: Spec) -> Iterator[_Count]:
 
     Where a table has its groups, one of the table's tests is no part of the screen; else its top group is one more.
     """
-    from esa.perturb.confirmation import confirmed_table
+    from esa.perturb.evidence.confirmation import confirmed_table
 
     table, rank, confirm = confirmed_table(spec), spec.rank, spec.confirm
     if table is None:

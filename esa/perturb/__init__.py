@@ -24,8 +24,8 @@ from esa.model import (
 from esa.perturb.campaign import Campaign, TakeGradients, floor_targets
 from esa.perturb.case_tasks import require_items
 from esa.perturb.checks import require_scales
-from esa.perturb.confirmation import confirmed_table, plan_campaign
-from esa.perturb.evidence_tables import evidence_tables
+from esa.perturb.evidence.confirmation import confirmed_table, plan_campaign
+from esa.perturb.evidence.tables import evidence_tables
 from esa.perturb.gradients import touched_gradients
 from esa.perturb.groups import group_from_addresses, groups_from_ranking
 from esa.perturb.heads import heads_of

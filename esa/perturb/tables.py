@@ -5,11 +5,11 @@ from collections.abc import Callable
 from esa.artifact import Table, make_table
 from esa.eval import INTACT, Measured, window_rows
 from esa.eval.language_modeling import perplexity
-from esa.perturb.bit_sweep import bit_rows
 from esa.perturb.campaign import Campaign
 from esa.perturb.case_tasks import task_tables
 from esa.perturb.cases import Case, Plan, Use, dose_of, options_text
-from esa.perturb.interactions import interactions_table
+from esa.perturb.evidence.interactions import interactions_table
+from esa.perturb.faults.bit_sweep import bit_rows
 from esa.perturb.propagation import propagation_table
 from esa.spec import Spec
 from esa.statistics.bootstrap import UNKNOWN, Interval, paired_interval

@@ -33,12 +33,11 @@ def claims_parts(tests: pl.DataFrame) -> list[str]:
     """Return the section: the confirmatory test in words and numbers, what the screen found, and its joint claims."""
     confirmatory = tests.filter(pl.col("phase") == "confirmatory").to_dicts()
     screen = tests.filter(pl.col("phase") == "screen")
-    parts = [_confirmed(row) for row in confirmatory] or [
-        "No confirmatory test was named (`confirm.metric`): all is a screen."
-    ]
+    parts = confirmatory_sentences(tests) or ["No confirmatory test was named (`confirm.metric`): all is a screen."]
     if confirmatory:
         parts.append(table(_HEADER, [_row(row) for row in confirmatory], _ALIGN))
     joint = screen.filter(pl.col("unit") == "joint")
+    joint = joint if joint.height else screen
     if joint.height:
         parts += ["### Screen", _screened(joint)]
         parts.append(table(_HEADER, [_row(row) for row in joint.head(SHOWN).iter_rows(named=True)], _ALIGN))
@@ -47,6 +46,13 @@ def claims_parts(tests: pl.DataFrame) -> list[str]:
         NOTE + (f" {number(left)} more claims, on other units or further down, are in `tests.csv`." if left else "")
     )
     return parts
+
+
+def confirmatory_sentences(tests: pl.DataFrame | None) -> list[str]:
+    """Return each confirmatory test of ``tests/1`` in a sentence."""
+    if tests is None:
+        return []
+    return [_confirmed(row) for row in tests.filter(pl.col("phase") == "confirmatory").iter_rows(named=True)]
 
 
 def confirmatory_parts(runs: Sequence[tuple[str, Gathered]]) -> list[str]:
@@ -95,7 +101,7 @@ def _screened(joint: pl.DataFrame) -> str:
         known = part["holds"].drop_nulls()
         lines.append(f"{_WORDS.get(str(claim), escape(claim))}: {number(int(known.sum()))} of {number(part.height)}")
     few = int(joint["flags"].str.contains("few_windows").fill_null(False).sum())
-    return f"Joint claims that hold: {'; '.join(lines)}." + (f" {number(few)} rest on few windows." if few else "")
+    return f"Claims that hold: {'; '.join(lines)}." + (f" {number(few)} rest on few windows." if few else "")
 
 
 def _row(row: dict[str, Any]) -> list[str]:

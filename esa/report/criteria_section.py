@@ -35,7 +35,7 @@ def _lacking(judged: Sequence[Judged]) -> list[list[str]]:
     """Return a row per lack: the criteria that share it."""
     groups: dict[tuple[str, str], list[str]] = {}
     for one in judged:
-        groups.setdefault((one.subject, one.why), []).append(code(one.criterion.id))
+        groups.setdefault((one.subject, one.why), []).append(escape(one.criterion.id))
     return [
         [", ".join(names), escape(subject) if subject else "all", UNATTAINABLE, escape(why)]
         for (subject, why), names in groups.items()
@@ -50,7 +50,7 @@ def criteria_sentence(judged: Sequence[Judged]) -> str:
         return f"None of {number(len(judged))} criteria can be judged from these artifacts."
     words = [f"{number(counts[name])} {name}" for name in (GOOD, BETWEEN, BAD)]
     failed = list(dict.fromkeys(code(one.criterion.id, cell=False) for one in judged if one.verdict == BAD))
-    text = f"**Of {number(attainable)} verdicts {join(words)}.**"
+    text = f"**{number(attainable)} verdict{'s' if attainable > 1 else ''}: {join(words)}.**"
     text += f" Not met: {join(failed)}." if failed else ""
     left = counts[UNATTAINABLE]
     return text + (f" {number(left)} more cannot be reached with these artifacts." if left else "")

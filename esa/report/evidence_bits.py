@@ -84,7 +84,7 @@ def fault_parts(run: Gathered) -> list[str]:
         for rate in rates
     ]
     parts.append(table(["bit error rate", "trials", *map(escape, outcomes)], rows, "rr" + "r" * len(outcomes)))
-    parts.append(f"Shares of the trials with {percent(run.spec.statistics.level)} Wilson intervals.")
+    parts.append(f"Shares of the trials with {100 * run.spec.statistics.level:g} % Wilson intervals.")
     for by, title in (("bit", "bit"), ("block", "block"), ("component", "component")):
         part = found.filter(pl.col("by") == by)
         if part.height:

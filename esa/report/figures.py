@@ -42,8 +42,8 @@ class Figure:
 
 def figures(run: Gathered) -> Iterator[Figure]:
     """Yield every figure that the artifacts at hand allow, in the order of the report."""
-    if run.damage is not None:
-        yield from _damage(_undosed(run), run.ranking)
+    if run.plain_damage is not None:
+        yield from _damage(run.plain_damage, run.ranking)
     if run.histogram is not None:
         yield from _distribution(run, run.histogram)
     if run.tensors is not None:
@@ -57,14 +57,6 @@ def figures(run: Gathered) -> Iterator[Figure]:
             yield Figure(
                 "agreement", "agreement", charts.heat_map(matrix), matrix, "Agreement of the top weights", caption
             )
-
-
-def _undosed(run: Gathered) -> pl.DataFrame:
-    """Return the damage without the joint cases of methods whose doses have a chart of their own."""
-    assert run.damage is not None, "asked for by the caller"
-    doses = run.table("perturb", "dose/1")
-    methods = [] if doses is None else doses.filter(pl.col("unit") == "joint")["method"].unique().to_list()
-    return run.damage.filter((pl.col("unit") != "joint") | ~pl.col("method").is_in(methods))
 
 
 def _damage(damage: pl.DataFrame, ranking: pl.DataFrame | None) -> Iterator[Figure]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import polars as pl
 
+from esa.report.claims import confirmatory_sentences
 from esa.report.frames import largest_k
 from esa.report.gather import Gathered
 from esa.report.markdown import code, escape, join, number, percent
@@ -23,10 +24,11 @@ _NOUNS = {"random_k": "random", "top_k": "top", "bottom_k": "bottom", "matched_k
 
 def findings(run: Gathered) -> list[str]:
     """Return the finding, most important first: Markdown sentences, each computed from the tables of ``run``."""
-    sentences: list[str] = []
+    sentences = confirmatory_sentences(run.table("perturb", "tests/1"))
+    if (plain := run.plain_damage) is not None:
+        sentences += worst_sentences(plain, worst_single(plain, run.ranking), run.num_parameters)
+        sentences += comparison_sentences(plain)
     if run.damage is not None:
-        sentences += worst_sentences(run.damage, worst_single(run.damage, run.ranking), run.num_parameters)
-        sentences += comparison_sentences(run.damage)
         sentences += extent(run.damage)
         sentences += restored_sentence(run.manifests["perturb"])
     if run.overlap is not None:

@@ -109,6 +109,17 @@ class Gathered:
         return self._frame("perturb", "damage/1")
 
     @cached_property
+    def plain_damage(self) -> pl.DataFrame | None:
+        """Return the damage without dose-responses and swept bits, which have sections of their own; None where nothing is left."""
+        damage, doses, bits = self.damage, self.table("perturb", "dose/1"), self.table("perturb", "bits/1")
+        if damage is not None and doses is not None:
+            dosed = doses.filter(pl.col("option") != "k").select("method", "unit").unique()
+            damage = damage.join(dosed, on=["method", "unit"], how="anti", maintain_order="left")
+        if damage is not None and bits is not None:
+            damage = damage.filter(~pl.col("case").is_in(bits["case"].to_list()))
+        return damage if damage is not None and damage.height else None
+
+    @cached_property
     def faults(self) -> pl.DataFrame | None:
         """Return ``faults/1`` of the perturb step, where bits were flipped."""
         return self._frame("perturb", "faults/1")

@@ -104,7 +104,8 @@ def _methods(readers: Readers) -> Iterator[str]:
     usual = tuple(readers("perturb"))
     drawing = [method for method, section in TABLES.items() if issubclass(section, Drawing)]
     yield "# What is done to the weights: a table per method, as many as you like, and one method as often as you like."
-    yield f"# {', '.join(list(Perturb.model_fields)[:-1])} and {list(Perturb.model_fields)[-1]} are keys of each. Read by {', '.join(usual)}."
+    *shared_keys, last = Perturb.model_fields
+    yield f"# {', '.join(shared_keys)} and {last} are keys of each. Read by {', '.join(usual)}."
     yield f"# {', '.join(drawing)} draw: they have repeats."
     yield "# An option may be a list: a table for each of its values."
     for number, (method, section) in enumerate(TABLES.items()):

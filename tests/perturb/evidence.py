@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from esa.perturb.evidence import Windows
+from esa.perturb.evidence.effects import Windows
 
 
 def damage_row(case: str, **about: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from esa.artifact import make_table, read_table
-from esa.perturb.bit_sweep import bit_rows, stored_width, sweep_table, unswept
+from esa.perturb.faults.bit_sweep import bit_rows, stored_width, sweep_table, unswept
 from esa.perturb.methods import int_view
 from esa.spec import spec_from_dict
 from tests.conftest import load

@@ -6,7 +6,7 @@ import pytest
 
 from esa.errors import TargetError
 from esa.model.published import Match, Published
-from esa.perturb.candidates import Candidate, coordinates, from_records, groups_of, with_published
+from esa.perturb.detector.candidates import Candidate, coordinates, from_records, groups_of, with_published
 from tests.conftest import load
 
 

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from esa.perturb.claims import claim_rows
-from esa.perturb.evidence import Windows, effects
+from esa.perturb.evidence.claims import claim_rows
+from esa.perturb.evidence.effects import Windows, effects
 from esa.spec import Spec, spec_from_dict
 from tests.perturb.evidence import damage_row, measured
 

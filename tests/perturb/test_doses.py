@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from esa.perturb.doses import discrimination_rows, dose_rows
-from esa.perturb.evidence import Windows, effects
-from esa.perturb.retest import reliability_rows
+from esa.perturb.evidence.doses import discrimination_rows, dose_rows
+from esa.perturb.evidence.effects import Windows, effects
+from esa.perturb.evidence.retest import reliability_rows
 from esa.spec import Spec, spec_from_dict
 from tests.perturb.evidence import damage_row, measured
 

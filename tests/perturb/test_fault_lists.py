@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from esa.errors import EsaError, SpecError, TargetError
-from esa.perturb.fault_lists import Store, check_list, chosen, draw_list, draw_positions, matched, stores
-from esa.perturb.secded import CODE_BITS, DATA_BITS
+from esa.perturb.faults.lists import Store, check_list, chosen, draw_list, draw_positions, matched, stores
+from esa.perturb.faults.secded import CODE_BITS, DATA_BITS
 from esa.spec.sections import Faults
 from tests.conftest import load
 

@@ -18,9 +18,9 @@ from esa.eval import Edit, Evaluator, Measured
 from esa.model import LoadedModel
 from esa.perturb import faults
 from esa.perturb.apply import Change, applied
-from esa.perturb.fault_changes import Counts, strike
-from esa.perturb.fault_rates import FATAL, OUTCOMES, Trial, outcome_of, rate_rows
 from esa.perturb.faults import TABLES, FaultsResult
+from esa.perturb.faults.changes import Counts, strike
+from esa.perturb.faults.rates import FATAL, OUTCOMES, Trial, outcome_of, rate_rows
 from esa.perturb.methods import int_view
 from esa.spec import Spec
 from esa.spec.sections import Faults
@@ -335,7 +335,7 @@ def test_a_fault_that_stays_is_an_error(tmp_path: Path, monkeypatch: pytest.Monk
             loaded.weights[change.name].write(change.index, change.after)
         yield
 
-    monkeypatch.setattr("esa.perturb.fault_campaign.applied", forgetting)
+    monkeypatch.setattr("esa.perturb.faults.campaign.applied", forgetting)
     with pytest.raises(CheckError, match="checksum changed"):
         run(tiny_spec(), tmp_path, listed((0, DOWN, 3, 5)))
     assert len(list(tmp_path.rglob("manifest.json"))) == 1

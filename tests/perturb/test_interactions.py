@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from esa.artifact import make_table
-from esa.perturb.interactions import Changed, interaction_rows
+from esa.perturb.evidence.interactions import Changed, interaction_rows
 from esa.statistics.bootstrap import paired_interval
 from tests.perturb.planted import frame, perturb, ranking, spec
 

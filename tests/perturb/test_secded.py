@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from esa.perturb.secded import (
+from esa.perturb.faults.secded import (
     CHECK_BITS,
     CLEAN,
     CODE_BITS,

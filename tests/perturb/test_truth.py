@@ -16,8 +16,8 @@ from esa.data import eval_windows
 from esa.errors import ArtifactError, EsaError
 from esa.model import fingerprint
 from esa.perturb import truth
-from esa.perturb.truth_agreement import Spearman
-from esa.perturb.truth_scores import open_scores, top_weights, uniform_weights
+from esa.perturb.truth.agreement import Spearman
+from esa.perturb.truth.scores import open_scores, top_weights, uniform_weights
 from esa.spec import Spec
 from tests.conftest import build, load, tiny_spec
 from tests.eval.naive import token_nlls

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from esa.perturb.truth_agreement import Agreement, Changes, Line, Spearman, TopShare, agreements, behind_best
+from esa.perturb.truth.agreement import Agreement, Changes, Line, Spearman, TopShare, agreements, behind_best
 from esa.spec.sections import Statistics
 
 DRAW = np.random.default_rng(4)

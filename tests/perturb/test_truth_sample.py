@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from esa.errors import SpecError
-from esa.perturb.truth_sample import Sample, cell_sizes, draw_rows, draw_sample, proportional_chances, systematic
+from esa.perturb.truth.sample import Sample, cell_sizes, draw_rows, draw_sample, proportional_chances, systematic
 from esa.spec.sections import Truth
 
 DRAW = np.random.default_rng(2)

@@ -3,7 +3,7 @@
 import pytest
 
 from esa.eval import Measured
-from esa.perturb.verdicts import Damage, counts, damage_of, verdict
+from esa.perturb.detector.verdicts import Damage, counts, damage_of, verdict
 from esa.statistics.bootstrap import paired_interval
 
 BAR = 0.01

@@ -62,7 +62,7 @@ def test_without_the_tables_there_are_no_sections(fake: Maker) -> None:
     made = fake(steps=("score",), metrics=("act_mag",))
     markdown = report.run([made.run], root=made.root / "reports").markdown
     assert not [title for title in SECTIONS[1:] if f"\n## {title}\n" in markdown]
-    assert "verdicts" in section(markdown, "Criteria")
+    assert section(markdown, "Criteria").strip().startswith("**1 verdict: 1 good, 0 between and 0 bad.**")
 
 
 def test_the_verdicts_are_a_table_of_the_report(written: tuple[Fake, report.ReportResult]) -> None:
@@ -107,6 +107,16 @@ def test_the_confirmatory_test_comes_first(written: tuple[Fake, report.ReportRes
     )
     assert "more harm than random ones: 0 of 1" in text
     assert "| few windows |" in text
+    assert (
+        section(written[1].markdown, "Finding").strip().startswith("- **Confirmatory: the top 10 weights by `act_mag`")
+    )
+
+
+def test_doses_and_bits_do_not_flood_the_page(written: tuple[Fake, report.ReportResult]) -> None:
+    """A dose-response and a sweep have one section each: no chart or sentence per dose or per bit elsewhere."""
+    _, result = written
+    assert not list((result.folder / "figures").glob("damage_gauss_noise*"))
+    assert "sigma" not in section(result.markdown, "Finding")
 
 
 def test_a_test_that_fails_is_said_to_fail() -> None:

@@ -21,7 +21,7 @@ from esa.report.theme import PRINTED_POINTS
 from tests.report.conftest import WORST
 
 SECTIONS = [
-    "Question", "Finding", "Worst single weights", "Damage", "Score distribution", "Where the score lies",
+    "Question", "Finding", "Criteria", "Worst single weights", "Damage", "Controls side by side", "Score distribution", "Where the score lies",
     "Stability and agreement", "Bit faults", "Provenance", "Reproduction", "Artifacts",
 ]  # fmt: skip
 Maker = Callable[..., Any]

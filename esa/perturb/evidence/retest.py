@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from esa.perturb.evidence import Effect, Windows
+from esa.perturb.evidence.effects import Effect, Windows
 from esa.statistics.reliability import icc_2_1, split_means, spread
 
 Row = dict[str, Any]

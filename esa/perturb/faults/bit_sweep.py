@@ -32,7 +32,9 @@ def bit_rows(damage: Iterable[Mapping[str, Any]], faults: Iterable[Mapping[str, 
     places: dict[str, int] = {}
     for row in damage:
         single = flips.get(row["case"], [])
-        named = row["target"] is not None and row["unit"] != "leave_one_out"  # which names the weight that is left alone
+        named = (
+            row["target"] is not None and row["unit"] != "leave_one_out"
+        )  # which names the weight that is left alone
         if named and len(single) == 1:
             places.setdefault(row["target"], len(places))
             found.setdefault(row["case"], {**single[0], **{key: row[key] for key in _DAMAGE}})

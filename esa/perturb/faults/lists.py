@@ -10,8 +10,8 @@ import polars as pl
 from esa.errors import ArtifactError, EsaError
 from esa.model import LoadedModel, ParameterInfo, eligible, find_parameter
 from esa.model.quantized import QuantizedWeight
+from esa.perturb.faults.secded import CODE_BITS, DATA_BITS
 from esa.perturb.methods import bit_width
-from esa.perturb.secded import CODE_BITS, DATA_BITS
 from esa.spec import generator
 from esa.spec.sections import Faults
 

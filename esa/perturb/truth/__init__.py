@@ -16,9 +16,9 @@ from esa.model import LoadedModel, check_context, fingerprint, load_model, model
 from esa.perturb.campaign import Campaign, floor_targets
 from esa.perturb.cases import Plan, plan_cases
 from esa.perturb.groups import Group
-from esa.perturb.truth_agreement import Agreement, Changes, agreements, behind_best
-from esa.perturb.truth_sample import Sample, draw_sample
-from esa.perturb.truth_scores import Scored, open_scores, top_weights, uniform_weights
+from esa.perturb.truth.agreement import Agreement, Changes, agreements, behind_best
+from esa.perturb.truth.sample import Sample, draw_sample
+from esa.perturb.truth.scores import Scored, open_scores, top_weights, uniform_weights
 from esa.progress import Progress, Recording
 from esa.spec import Spec
 from esa.spec.methods import Zero
@@ -76,8 +76,8 @@ def run(
     """Zero a sample of weights one by one, and write how far each metric of a score step agrees with the damage.
 
     ``scores``: the folder of a finished score step, of the same model; of several seeds the first is read, with the metrics that
-    need none. ``[truth]`` sets the sample (``esa.perturb.truth_sample``: design and sampling weights); figures and intervals are
-    those of ``esa.perturb.truth_agreement``. Writes ``truth.csv``, a row per metric and figure, and ``truth_weights.csv``, a row
+    need none. ``[truth]`` sets the sample (``esa.perturb.truth.sample``: design and sampling weights); figures and intervals are
+    those of ``esa.perturb.truth.agreement``. Writes ``truth.csv``, a row per metric and figure, and ``truth_weights.csv``, a row
     per weight and metric. Changes of the NLL of at most the noise floor (``eval.rewrites``) are tied at zero, and counted.
 
     All metrics are compared on the same weights, those that each has a score of. A top one of one metric may be none of the rows

@@ -81,9 +81,9 @@ def with_published(
                 tuple(one for one in known if one not in mine),
             )
         )
-    known = dict.fromkeys(target for one in comparisons for target in (*one.found, *one.missed))
-    marked = [replace(one, published=one.target in known) for one in candidates]
-    return [*marked, *(Candidate(target, published=True) for target in known if target not in mine)], comparisons
+    named = dict.fromkeys(target for one in comparisons for target in (*one.found, *one.missed))
+    marked = [replace(one, published=one.target in named) for one in candidates]
+    return [*marked, *(Candidate(target, published=True) for target in named if target not in mine)], comparisons
 
 
 def groups_of(candidates: Sequence[Candidate], table: Mapping[str, ParameterInfo]) -> dict[str, list[Target]]:

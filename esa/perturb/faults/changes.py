@@ -13,9 +13,9 @@ from torch import Tensor
 from esa.model import LoadedModel, Weight
 from esa.model.quantized import QuantizedWeight
 from esa.perturb.apply import Change, Codes
-from esa.perturb.fault_lists import Integers, Store, stores
+from esa.perturb.faults.lists import Integers, Store, stores
+from esa.perturb.faults.secded import CORRECTED, DATA_BITS, DETECTED, check_bits, decode, pack, unpack
 from esa.perturb.methods import INTEGERS, int_view
-from esa.perturb.secded import CORRECTED, DATA_BITS, DETECTED, check_bits, decode, pack, unpack
 from esa.spec.sections import Faults
 
 Unsigned = npt.NDArray[np.uint64]

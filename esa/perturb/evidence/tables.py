@@ -6,10 +6,10 @@ from esa.artifact import Table, make_table
 from esa.eval import INTACT
 from esa.perturb.campaign import Campaign
 from esa.perturb.cases import Plan, dose_of, options_text
-from esa.perturb.claims import claim_rows
-from esa.perturb.doses import discrimination_rows, dose_rows
-from esa.perturb.evidence import Effect, Windows, effects
-from esa.perturb.retest import reliability_rows
+from esa.perturb.evidence.claims import claim_rows
+from esa.perturb.evidence.doses import discrimination_rows, dose_rows
+from esa.perturb.evidence.effects import Effect, Windows, effects
+from esa.perturb.evidence.retest import reliability_rows
 from esa.spec import Spec
 
 

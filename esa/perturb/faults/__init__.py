@@ -14,9 +14,9 @@ from esa.errors import ArtifactError, CheckError, SpecError
 from esa.eval import Evaluator, budgeted
 from esa.model import LoadedModel, check_context, fingerprint, load_model, model_inputs, require_same_model
 from esa.model.quantized import QuantizedWeight
-from esa.perturb.fault_campaign import FaultCampaign, trial_key
-from esa.perturb.fault_lists import check_list, chosen, draw_list, matched, stores
-from esa.perturb.fault_rates import rate_rows
+from esa.perturb.faults.campaign import FaultCampaign, trial_key
+from esa.perturb.faults.lists import check_list, chosen, draw_list, matched, stores
+from esa.perturb.faults.rates import rate_rows
 from esa.progress import Progress, Recording
 from esa.spec import Spec
 
@@ -64,7 +64,7 @@ def run(
     """Strike the model by random bit faults as ``spec.faults`` says, trial by trial, and measure each.
 
     Writes ``fault_list.parquet`` before anything is evaluated, then ``fault_trials.csv`` and ``fault_rates.csv``
-    (``esa.perturb.fault_rates`` defines outcomes and rates). Faults are uniform over all stored bits of the chosen weights:
+    (``esa.perturb.faults.rates`` defines outcomes and rates). Faults are uniform over all stored bits of the chosen weights:
     of the numbers in their storage dtype, of quantised weights the codes, whose scales are left out.
     ``fault_list``: a list drawn elsewhere (its step's folder, file, ``-`` or table), taken instead of drawing one; its rates
     and trials then stand for those of the spec, and its places for ``include`` and ``exclude``.

@@ -17,7 +17,7 @@ _WEIGHT = ("parameter", "index")
 
 @dataclass(frozen=True)
 class Sample:
-    """The weights to be zeroed: ``frame`` as ``esa.perturb.truth_scores`` gives it, with two columns more.
+    """The weights to be zeroed: ``frame`` as ``esa.perturb.truth.scores`` gives it, with two columns more.
 
     ``sampling_weight``: how many weights of the model one stands for, the inverse of its chance to be drawn. ``certain``: it is
     a top one of some metric, or everything is taken. ``num_weights``: of the model, among which they were drawn.

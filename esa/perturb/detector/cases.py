@@ -7,11 +7,11 @@ import torch
 from esa.eval import INTACT, Measured, case_id
 from esa.model import eligible
 from esa.perturb.campaign import Campaign, floor_targets
-from esa.perturb.candidates import WRITER, Candidate, coordinates, groups_of
 from esa.perturb.cases import Case, Plan
+from esa.perturb.detector.candidates import WRITER, Candidate, coordinates, groups_of
+from esa.perturb.detector.verdicts import Damage, damage_of, verdict
 from esa.perturb.groups import Group
 from esa.perturb.targets import Target, addressed
-from esa.perturb.verdicts import Damage, damage_of, verdict
 from esa.spec import Spec
 
 METRIC = "super_activation"

@@ -12,8 +12,8 @@ from esa.eval import INTACT, Edit, Evaluator, Measured
 from esa.eval.language_modeling import perplexity
 from esa.model import LoadedModel
 from esa.perturb.apply import applied
-from esa.perturb.fault_changes import Counts, Struck, strike
-from esa.perturb.fault_rates import Trial, outcome_of
+from esa.perturb.faults.changes import Counts, Struck, strike
+from esa.perturb.faults.rates import Trial, outcome_of
 from esa.progress import Progress
 from esa.spec.sections import Faults
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from esa.perturb.cases import options_text
-from esa.perturb.confirmation import confirmed_table
-from esa.perturb.evidence import Effect, Together
+from esa.perturb.evidence.confirmation import confirmed_table
+from esa.perturb.evidence.effects import Effect, Together
 from esa.spec import Spec
 from esa.statistics.bootstrap import BCA_WINDOWS, Interval, paired_bca_interval, paired_interval
 from esa.statistics.effects import cliffs_delta, conservative_ratio, z_score

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from esa.perturb.cases import DOSES
-from esa.perturb.evidence import Array, Effect, Together, Windows
+from esa.perturb.evidence.effects import Array, Effect, Together, Windows
 from esa.spec import Spec, generator
 from esa.statistics.bootstrap import paired_interval
 from esa.statistics.dose import monotonicity, page_p, random_ceiling, separation

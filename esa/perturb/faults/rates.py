@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from esa.eval import Measured
 from esa.model import ParameterInfo
 from esa.model.anatomy import COMPONENTS
-from esa.perturb.fault_changes import Counts
+from esa.perturb.faults.changes import Counts
 
 FATAL = ("collapsed", "uniform", "nonfinite")
 OUTCOMES = ("masked", "ok", "degraded", *FATAL, "detected")

@@ -14,10 +14,10 @@ from esa.eval import Evaluator, budgeted
 from esa.model import LoadedModel, check_context, fingerprint, load_model, model_inputs, require_same_model
 from esa.model.published import matches, published
 from esa.perturb.campaign import Campaign
-from esa.perturb.candidate_cases import METRIC, CandidateCases
-from esa.perturb.candidates import Comparison, from_records, with_published
+from esa.perturb.detector.candidates import Comparison, from_records, with_published
+from esa.perturb.detector.cases import METRIC, CandidateCases
+from esa.perturb.detector.verdicts import counts
 from esa.perturb.targets import addressed
-from esa.perturb.verdicts import counts
 from esa.progress import Progress, Recording
 from esa.spec import Spec
 
