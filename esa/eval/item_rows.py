@@ -41,7 +41,8 @@ def read_rows(source: str, key: str = "", progress: Progress | None = None) -> R
             return Rows(rows, facts)
         path = _path(source, parts)
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            # Not splitlines: a string in JSON may hold other line ends, U+2028 and U+0085 among them, as they are.
+            lines = path.read_text(encoding="utf-8-sig").split("\n")
         except UnicodeDecodeError as error:
             raise DataError(f"is not UTF-8: byte {error.start}", where=source) from None
         found = [_row(line, source, number) for number, line in enumerate(lines, start=1) if line.strip()]

@@ -34,6 +34,7 @@ from esa.perturb.targets import names_of
 from esa.progress import Progress, Recording
 from esa.spec import Spec
 from esa.spec.methods import Gradient
+from esa.spec.sections import Confirm
 
 __all__ = ["PerturbResult", "perturb_step", "require_scales", "run"]
 
@@ -95,8 +96,8 @@ def run(
             ["perturb: names no method"], hint='add [[perturb]] with method = "zero", or give --method zero'
         )
     require_scales(spec)
-    confirmed_table(spec)  # refused before a model is loaded
     ranking, inputs, where = _resolve(targets)
+    spec = _testable(spec, ranking, progress)
     step = perturb_step(spec, inputs, root, out, loaded)
     if step.reusable(force=force):
         require_same_model(step, loaded)
@@ -162,6 +163,16 @@ def run(
     )
     _require_restored(checksum, step.folder)
     return PerturbResult(damage, step.folder, step.id, reused=False)
+
+
+def _testable(spec: Spec, ranking: Table | list[str], progress: Progress) -> Spec:
+    """Return the spec without a confirmatory test of addresses; raise SpecError for one whose method there is not."""
+    if isinstance(ranking, Table):
+        confirmed_table(spec)  # refused before a model is loaded
+        return spec
+    if spec.confirm.metric is not None:
+        progress.note("confirm: compares a ranking's top_k with random_k; of addresses there is no such test")
+    return spec.model_copy(update={"confirm": Confirm()})
 
 
 def _needs_gradients(spec: Spec) -> bool:

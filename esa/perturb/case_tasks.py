@@ -27,11 +27,13 @@ def task_tables(campaign: Campaign, plan: Plan, spec: Spec) -> dict[str, Table]:
     """Return by file name what the tasks beside language modelling found; nothing where the spec names none.
 
     ``eval.csv``: figures of the intact model and of every case. ``items.csv``: values per item. ``task_damage.csv``: paired
-    differences. ``continuations.csv``: of generation, the texts. Rows: the intact model, then the cases in the plan's order.
+    differences. ``continuations.csv``: of generation, the texts. Rows: the intact model, then the cases in the plan's order,
+    without those that the confirmatory test alone needs (``confirm.draws`` of them), which reads no task.
     Raises DataError for items that cannot be read.
     """
     if not has_tasks(spec):
         return {}
+    plan = Plan({key: case for key, case in plan.cases.items() if key not in plan.tested}, plan.uses)
     windows = campaign.evaluator.windows
     tasks = prepare_window_tasks(spec, campaign.loaded, windows, campaign.progress)
     tasks += prepare_item_tasks(spec, campaign.loaded, campaign.progress)

@@ -53,10 +53,11 @@ class Use:
 
 @dataclass
 class Plan:
-    """The distinct cases in order, and the damage rows they give, in order."""
+    """The distinct cases in order, and the damage rows they give, in order; ``tested``: those for the confirmatory test alone."""
 
     cases: dict[str, Case] = field(default_factory=dict)
     uses: list[Use] = field(default_factory=list)
+    tested: frozenset[str] = frozenset()
 
 
 def plan_cases(

@@ -21,6 +21,12 @@ def interaction_parts(run: Gathered) -> list[str]:
     found = run.table("perturb", "interactions/1")
     if found is None:
         return []
+    ordered = found.sort(pl.col("interaction").abs(), descending=True, nulls_last=True, maintain_order=True)
+    named = pl.col("target_a").is_not_null() & pl.col("target_b").is_not_null()
+    pairs = ordered.filter(named).unique(
+        ["method", "options", "target_a", "target_b"], keep="first", maintain_order=True
+    )
+    found = pl.concat([pairs, ordered.filter(~named)])  # a pair that two metrics name was measured once
     more, less = int((found["low"] > 0).sum()), int((found["high"] < 0).sum())
     text = (
         f"**Of {number(found.height)} sets of weights {number(more)} do more harm together than the sum of each alone, and"

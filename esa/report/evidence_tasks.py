@@ -114,10 +114,9 @@ def figures(run: Gathered) -> Iterator[Figure]:
             if rows[name].n_unique() > 1 and (name, curve) != ("k", "k")
         ]
         words = [pl.format(f"{name} {{}}" if name == "k" else "{}", pl.col(name)) for name in several or ["metric"]]
-        data = rows.select(
-            "x", pl.col("corrected").alias("y"), "low", "high",
-            pl.concat_str(words, separator=", ").str.replace_all("_", " ").alias("series"),
-        )  # fmt: skip
+        rows = rows.with_columns(pl.col("pair").str.replace_all("_", " "))
+        series = pl.concat_str(words, separator=", ").alias("series")
+        data = rows.select("x", pl.col("corrected").alias("y"), "low", "high", series)
         unit = _UNITS[curve]
         chart = line_chart(data, unit, "chance-corrected Jaccard", f"Agreement against {unit}")
         caption = f"Chance-corrected Jaccard index of top lists against {unit}: 0 by chance, 1 equal."

@@ -14,7 +14,8 @@ from esa.report.markdown import MISSING, code, escape, join, number, table
 SHOWN = 30
 _QUANTITIES = {
     "spearman": "Spearman", "spearman_signed": "with harm alone", "top_1_percent": "top 1 % shared",
-    "top_10_percent": "top 10 % shared", "spearman_measured": "among the measured", "top_measured": "their top shared",
+    "top_10_percent": "top 10 % shared",
+    "spearman_behind_best": "behind the best", "spearman_measured": "among the measured", "top_measured": "their top shared",
     "slope": "slope of the prediction", "intercept": "intercept",
 }  # fmt: skip
 
@@ -23,7 +24,7 @@ def detector_parts(run: Gathered) -> list[str]:
     """Return the section: how many candidates are critical, alone or together, which published ones were found, and the table."""
     found = run.table("detector", "detector/1")
     if found is None:
-        return []
+        return ["**No candidate stands out.**"] if "detector" in run.folders else []
     counts = [
         f"{number(int((found['verdict'] == name).sum()))} {name.replace('_', ' ')}"
         for name in dict.fromkeys(found["verdict"].drop_nulls().to_list())
@@ -142,12 +143,13 @@ def _truest(found: pl.DataFrame, order: pl.DataFrame) -> str:
         return "The sample gives no correlation for any metric."
     best, *others = known
     name = code(_name(found, best["metric"], best["seed"]), cell=False)
-    apart = [row for row in others if row["high"] is not None and best["low"] is not None and row["high"] < best["low"]]
+    paired = found.filter(pl.col("quantity") == "spearman_behind_best")
+    behind = int((paired["low"] > 0).sum())
     num, censored = number(best["num_weights"]), best["num_censored"]
     value = ends(best["value"], best["low"], best["high"])
     text = f"**{name} agrees best with the measured damage of {num} weights: Spearman {value}.**"
-    if others:
-        text += f" Its interval lies above those of {number(len(apart))} of {number(len(others))} others."
+    if others and paired.height:
+        text += f" {number(behind)} of {number(len(others))} others are behind it by more than their paired interval."
     return text + (f" {number(censored)} of the changes are under the noise floor." if censored else "")
 
 

@@ -110,7 +110,7 @@ class Gathered:
 
     @cached_property
     def plain_damage(self) -> pl.DataFrame | None:
-        """Return the damage without dose-responses and swept bits, which have sections of their own; None where nothing is left."""
+        """Return the damage without dose-responses and swept bits, which have sections of their own; None where none is left."""
         damage, doses, bits = self.damage, self.table("perturb", "dose/1"), self.table("perturb", "bits/1")
         if damage is not None and doses is not None:
             dosed = doses.filter(pl.col("option") != "k").select("method", "unit").unique()

@@ -29,6 +29,11 @@ class Quantity:
         """Return how it is computed: what its function says of itself."""
         return (self.of_subject or self.of_run or self.of_runs).__doc__ or ""
 
+    def _words(self, subject: Subject) -> list[str]:
+        """Return what of a subject the quantity depends on."""
+        method = [subject.method] if "method" in self.options else []
+        return [subject.metric, *method, *([f"k = {subject.k:,}"] if "k" in self.options else [])]
+
     def answers(self, runs: Runs, wanted: Options) -> list[tuple[str, Answer]]:
         """Return the quantity of everything that it is computed of, with words for what that is."""
         if self.of_runs is not None:
@@ -40,7 +45,7 @@ class Quantity:
                 found.append((", ".join(where), self.of_run(run, wanted)))
             elif self.of_subject is not None:
                 every = subjects(run, wanted)
-                found += [(", ".join([*where, str(one)]), self.of_subject(run, one)) for one in every]
+                found += [(", ".join([*where, *self._words(one)]), self.of_subject(run, one)) for one in every]
         return found
 
 

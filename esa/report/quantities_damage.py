@@ -41,7 +41,8 @@ def random_over_bottom(run: Gathered, subject: Subject) -> Answer:
     """Return the damage of random weights over that of the bottom ones, on the conservative end.
 
     Of ``damage/1``, joint: the mean over the draws of random_k of the low ends of their intervals, over the high end of
-    bottom_k's interval, or over the noise floor where that is larger. Infinite where a random draw leaves a nonfinite model.
+    bottom_k's interval, or over the noise floor where that is larger; 0 where that low end is not above zero. Infinite
+    where a random draw leaves a nonfinite model.
     """
     drawn = joint(run, "random_k", None, subject.method, subject.k)
     bottom = joint(run, "bottom_k", subject.metric, subject.method, subject.k)
@@ -61,7 +62,7 @@ def random_over_bottom(run: Gathered, subject: Subject) -> Answer:
     low = sum(lows) / len(lows)
     what = "the noise floor" if floor > high else "the high end of the bottom ones'"
     return Found(
-        low / below,
+        max(0.0, low) / below,
         f"mean low end {number(low)} nats per token of {number(len(drawn))} draws over {what}, {number(below)}",
     )
 
@@ -137,7 +138,7 @@ def methods_with_advantage(run: Gathered, subject: Subject) -> Answer:
         )
     lost = [label(row["method"], row["options"]) for row in rows if not row["holds"]]
     held = len(rows) - len(lost)
-    names = f"; not under {join(lost[:4])}{' and others' if len(lost) > 4 else ''}" if lost else ""
+    names = f"; not under {'; '.join(lost[:4])}{' and others' if len(lost) > 4 else ''}" if lost else ""
     return Found(held / len(rows), f"{number(held)} of {number(len(rows))} methods and options{names}")
 
 

@@ -102,14 +102,16 @@ def share_with_role(run: Gathered, subject: Subject) -> Answer:
     than unclear.
     """
     table = run.table("detector", "detector/1")
-    if run.ranking is None or table is None:
+    if run.ranking is None or "detector" not in run.folders:
         return Needs("a ranking and the detector's table (esa perturb --detect)")
     top = first_seed(run.ranking.filter((pl.col("metric") == subject.metric) & (pl.col("group") == "top_k")))
     top = top.filter(pl.col("rank") <= subject.k)
     if top.is_empty():
         return Needs(f"a ranking of {subject.metric}")
-    named = table.filter(pl.col("role").is_not_null() & (pl.col("verdict") != "unclear"))
-    roles = {(row["parameter"], row["index"]): row["role"] for row in named.iter_rows(named=True)}
+    rows = [] if table is None else table.to_dicts()  # none: no candidate stood out
+    roles = {
+        (row["parameter"], row["index"]): row["role"] for row in rows if row["role"] and row["verdict"] != "unclear"
+    }
     found = [roles[key] for key in top.select("parameter", "index").iter_rows() if key in roles]
     counts = {role: found.count(role) for role in dict.fromkeys(found)}
     parts = [f"{number(count)} {role}{'s' if count > 1 else ''}" for role, count in counts.items()]

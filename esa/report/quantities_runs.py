@@ -68,7 +68,7 @@ def phase_degradation(runs: Runs, wanted: Options) -> list[tuple[str, Answer]]:
     }
     if missing := [phase for phase in PHASES if phase not in phases]:
         return [
-            ("", Needs(f"eval steps of runs named for the phases smoke, standard and extended, has no {join(missing)}"))
+            ("", Needs(f"eval steps of runs named for the phases smoke, standard and extended, lacks {join(missing)}"))
         ]
     steps = []
     for one, two in itertools.pairwise(PHASES):

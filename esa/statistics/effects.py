@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-Values = Sequence[float] | npt.NDArray[np.float64]
+Array = npt.NDArray[np.float64]
+Values = Sequence[float] | Array
 
 
 class Effect(NamedTuple):
@@ -41,7 +42,7 @@ def cliffs_delta(first: Values, second: Values, level: float = 0.95) -> Effect |
 
     Where the samples do not overlap (d = +-1) the near end is ``(b - t^2) / (b + t^2)``, b the smaller sample's size.
     Returns: Effect; None where a sample is empty; without ends where one has a single value. Infinite values compare
-    as numbers.
+    as numbers. Cost: two sorts, and no matrix of pairs: the windows of 199 draws are 200,000 values at 1,000 windows.
     Source: Cliff, "Dominance statistics", Psychological Bulletin 114, 1993; the interval of Feng and Cliff, "Monte
     Carlo evaluation of ordinal d with improved confidence interval", J. Modern Applied Statistical Methods 3, 2004.
     """
@@ -51,20 +52,30 @@ def cliffs_delta(first: Values, second: Values, level: float = 0.95) -> Effect |
     n, m = len(x), len(y)
     if not n or not m:
         return None
-    signs = np.greater.outer(x, y).astype(float) - np.less.outer(x, y)  # (n, m)
-    d = float(signs.mean())
+    smaller, through = _counts(x, y)
+    wins = smaller - (m - through)  # of each x over the y, losses taken off
+    d = float(wins.sum()) / (n * m)
     if n < 2 or m < 2:
         return Effect(d, None, None)
     t = float(stdtrit(n + m - 2, (1 + level) / 2))
     if abs(d) == 1:
         near = (min(n, m) - t**2) / (min(n, m) + t**2)
         return Effect(d, near, 1.0) if d > 0 else Effect(d, -1.0, -near)
-    rows, columns = signs.mean(axis=1), signs.mean(axis=0)
-    between = m**2 * ((rows - d) ** 2).sum() + n**2 * ((columns - d) ** 2).sum() - ((signs - d) ** 2).sum()
+    ties = float((through - smaller).sum())
+    smaller, through = _counts(y, x)
+    rows, columns = wins / m, ((n - through) - smaller) / n  # d_i. and d_.j
+    between = m**2 * ((rows - d) ** 2).sum() + n**2 * ((columns - d) ** 2).sum() - (n * m - ties - n * m * d**2)
     variance = max(float(between) / (n * m * (n - 1) * (m - 1)), (1 - d**2) / (n * m - 1))
     reach = t * variance**0.5 * (1 - 2 * d**2 + d**4 + t**2 * variance) ** 0.5
-    below = 1 - d**2 + t**2 * variance
-    return Effect(d, max(-1.0, (d - d**3 - reach) / below), min(1.0, (d - d**3 + reach) / below))
+    under = 1 - d**2 + t**2 * variance
+    return Effect(d, max(-1.0, (d - d**3 - reach) / under), min(1.0, (d - d**3 + reach) / under))
+
+
+def _counts(values: Array, others: Array) -> tuple[Array, Array]:
+    """Return for each value how many of the others are smaller, and how many are not larger."""
+    ordered = np.sort(others)
+    smaller, through = (np.searchsorted(ordered, values, side) for side in ("left", "right"))
+    return smaller.astype(float), through.astype(float)
 
 
 def auc(positives: Values, negatives: Values, level: float = 0.95) -> Effect | None:

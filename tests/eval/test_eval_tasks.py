@@ -13,6 +13,7 @@ from esa.artifact import find_table, read_manifest
 from esa.data import eval_windows, seeded_eval_windows
 from esa.errors import DataError, SpecError
 from esa.eval.hellaswag import TASK
+from esa.eval.item_rows import read_rows
 from esa.eval.loglikelihood import encode_pair, loglikelihoods
 from esa.eval.variants import unchanged
 from esa.progress import Silent
@@ -133,6 +134,15 @@ def test_items_that_cannot_be_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "tiny").exists()
 
 
+def test_a_line_of_json_ends_at_its_line_feed(tmp_path: Path) -> None:
+    """Other line ends stand as they are in a string of JSON and cut no item; a byte order mark and a CR are no part of one."""
+    path = tmp_path / "lambada.jsonl"
+    texts = ["one\u2028two three", "four\x85five six"]
+    lines = [json.dumps({"text": text}, ensure_ascii=False) + "\r\n" for text in texts]
+    path.write_text("".join(lines), encoding="utf-8-sig", newline="")
+    assert [row["text"] for row in read_rows(f"file:{path}").rows] == texts
+
+
 def test_fewer_items_than_asked_for_is_a_warning(tmp_path: Path) -> None:
     """All items are taken, and the manifest says that they were fewer."""
     result = esa.eval.run(spec_of(tmp_path, ["lambada"], task_items=9), loaded=load("llama"), root=tmp_path)
@@ -163,6 +173,15 @@ def test_a_broken_model_gives_no_accuracy(tmp_path: Path) -> None:
     )
     assert result.table.frame["value"].null_count() == result.table.frame.height
     assert result.nonfinite_tasks == ["calibration_error", "generation", "hellaswag", "lambada"]
+
+
+def test_short_continuations_are_not_taken_for_a_broken_model(tmp_path: Path) -> None:
+    """Two new tokens hold no runs of three: those figures are null, and the task is finite all the same."""
+    result = esa.eval.run(spec_of(tmp_path, ["generation"], new_tokens=2), loaded=load("llama"), root=tmp_path)
+    found = rows_of(result.table.frame, "generation")
+    assert (found["rep_3"]["value"], found["distinct_4"]["value"]) == (None, None)
+    assert found["rep_2"]["value"] is not None
+    assert result.nonfinite_tasks == []
 
 
 def test_each_seed_draws_windows_of_its_own() -> None:

@@ -128,3 +128,32 @@ def test_repeats_are_averaged() -> None:
     found = effects(rows, measured({"a": np.full(40, 0.1), "b": np.full(40, 0.3)}, tokens=7))
     assert len(found) == 1
     assert found[0].estimate == pytest.approx(0.2)
+
+
+def test_a_difference_below_the_floor_is_not_claimed() -> None:
+    """Two groups that hurt alike differ by less than the noise floor: neither hurts more, whatever p says."""
+    rows = [damage_row("t", group="top_k"), damage_row("b", group="bottom_k")]
+    shape = np.linspace(0.2, 0.4, 64)
+    found = claims((rows, measured({"t": shape + 5e-4, "b": shape}, tokens=15)), spec(), floor=1e-3)
+    row = found["more_than_bottom:top_k"]
+    assert (row["estimate"], row["flags"], row["holds"]) == (pytest.approx(5e-4), "below_floor", False)
+    assert row["p_adjusted"] < 0.001
+    assert found["hurts:top_k"]["holds"]
+    apart = claims((rows, measured({"t": shape * 0 + 5e-4, "b": shape * 0 - 1.0}, tokens=15)), spec(), floor=1e-3)
+    assert (apart["more_than_bottom:top_k"]["flags"], apart["more_than_bottom:top_k"]["holds"]) == (None, True)
+
+
+def test_a_control_that_breaks_is_said() -> None:
+    """Against a control that left NaN no difference is stated, and the flag says whose NaN it was."""
+    rows, windows = campaign(0.3)
+    broken = Windows(windows.base, windows.num_tokens, {**windows.nll, "m": None})
+    row = claims((rows, broken), spec())["more_than_matched:top_k"]
+    assert (row["estimate"], row["p_value"], row["holds"], row["flags"]) == (None, None, None, "nonfinite_control")
+
+
+def test_the_screen_uses_every_draw_of_a_ranking() -> None:
+    """A ranking with more draws than rank.draws is used whole: only a confirmatory test has draws of its own."""
+    rows, windows = campaign(0.3, draws=39)
+    found = claims((rows, windows), spec(rank={"k": [5], "draws": 19}))
+    assert (found["more_than_random:top_k"]["num_draws"], found["no_harm:random_k"]["num_draws"]) == (39, 39)
+    assert found["more_than_random:top_k"]["p_value"] == 1 / 40

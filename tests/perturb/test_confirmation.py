@@ -7,10 +7,23 @@ import polars as pl
 import pytest
 
 from esa.errors import SpecError
+from esa.progress import Silent
 from esa.spec import Spec
 from tests.perturb.planted import DOWN, HEAD, TOP, UP, frame, perturb, ranking, rows, spec
 
 DRAWS = 39
+
+
+class Notes(Silent):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[str] = []
+
+    def note(self, text: str) -> None:
+        """Keep a note."""
+        self.said.append(text)
 
 
 def confirmed(**more: Any) -> Spec:
@@ -66,3 +79,27 @@ def test_a_ranking_without_the_group_is_refused(tmp_path: Path) -> None:
         with pytest.raises(SpecError) as caught:
             perturb(confirmed(), table, tmp_path)
         assert f"the ranking has {missing}" in str(caught.value)
+
+
+def test_of_addresses_there_is_no_test(tmp_path: Path) -> None:
+    """Targets given by address have no random groups: the test is left out with a note, whatever the methods are."""
+    for chosen in (confirmed(), confirmed(method="clamp")):
+        notes = Notes()
+        result = perturb(chosen, [f"{DOWN}:3,4"], tmp_path, progress=notes)
+        assert "confirm: compares a ranking's top_k with random_k; of addresses there is no such test" in notes.said
+        assert frame(result, "tests/1")["phase"].unique().to_list() == ["screen"]
+        assert result.reused is (chosen.confirm.method == "clamp")  # the test is no part of the step's id
+
+
+def test_the_further_draws_are_not_followed(tmp_path: Path) -> None:
+    """Draws that only the test needs are followed through no block and run on no task; the others are."""
+    tables = ({"method": "zero", "propagation": True}, {"method": "sign_flip"})
+    chosen = confirmed()
+    given = chosen.model_dump(include={"rank", "confirm", "eval"}, exclude_none=True)
+    given["eval"] |= {"tasks": ["language_modeling", "generation"], "prompts": 1, "new_tokens": 2}
+    result = perturb(spec(*tables, **given), RANKING, tmp_path)
+    damage = frame(result)
+    further = set(damage.filter(pl.col("draw") >= 19)["case"])
+    assert len(further) == DRAWS - 19
+    assert set(frame(result, "propagation/1")["draw"].drop_nulls()) == set(range(19))
+    assert set(frame(result, "task_damage/1")["case"]) == set(damage["case"]) - further

@@ -76,10 +76,12 @@ def test_bits_of_a_quantisation_do_less_as_they_grow() -> None:
 
 def test_cumulative_k_is_a_dose() -> None:
     """The first 1, 2, 4 and 8 weights are a series over K."""
-    rows = [damage_row(f"c{k}", unit="cumulative", k=k) for k in (1, 2, 4, 8)]
+    named = {1: "w:0,0"}  # one weight is named, several are not
+    rows = [damage_row(f"c{k}", unit="cumulative", k=k, target=named.get(k)) for k in (1, 2, 4, 8)]
     windows = measured({f"c{k}": np.full(40, 0.01 * k) + 1e-5 * np.arange(40) for k in (1, 2, 4, 8)}, tokens=5)
     (row,), fits = dose_rows("r", effects(rows, windows), spec(), 0.0)
     assert (row["option"], row["doses"], row["k"], row["spearman"]) == ("k", "1.0 2.0 4.0 8.0", None, 1.0)
+    assert row["target"] is None
     assert fits[0]["quantity"] == "damage of zero by k: act_mag, top_k, cumulative"
 
 
@@ -141,3 +143,24 @@ def test_repeats_have_a_spread() -> None:
     (row,) = reliability_rows("r", effects(rows, windows), windows, 0.95)
     assert (row["over"], row["num_measurements"]) == ("repeats", 2)
     assert (row["mean"], row["sd"], row["cv"]) == pytest.approx((0.2, 0.02**0.5, 0.02**0.5 / 0.2))
+
+
+def test_a_quantisation_has_curves() -> None:
+    """The strength of quantize is the step between its levels: damage that goes with its square is a power law of 2."""
+    bits = (8, 7, 6, 5, 4, 3)
+    rows = [damage_row(f"c{n}", method="quantize", options=json.dumps({"bits": n}), dose=n) for n in bits]
+    damage = {f"c{n}": np.full(8, 3.0 / (2 ** (n - 1) - 1) ** 2) + 1e-6 * np.arange(8) for n in bits}
+    (row,), fits = dose_rows("r", effects(rows, measured(damage, tokens=5)), spec(), 0.0)
+    assert row["doses"] == "8.0 7.0 6.0 5.0 4.0 3.0"
+    exponent = next(fit for fit in fits if (fit["model"], fit["parameter"]) == ("power", "b"))
+    assert exponent["value"] == pytest.approx(2, abs=0.01)
+
+
+def test_every_draw_of_a_ranking_discriminates() -> None:
+    """More draws than rank.draws count where no confirmatory test has draws of its own."""
+    rows, windows = campaign(lambda sigma: 1.0, lambda sigma: 0.0, draws=39)
+    counts = [
+        {row["num_draws"] for row in discrimination_rows("r", effects(rows, windows), windows, chosen)}
+        for chosen in (spec(rank={"draws": 19}), spec(rank={"draws": 19}, confirm={"metric": "act_mag"}))
+    ]
+    assert counts == [{39}, {19}]

@@ -164,7 +164,10 @@ def test_metrics_stand_in_the_order_of_their_truth(written: tuple[Fake, report.R
     assert truth_order(make_table("truth/1", truths()).frame)["metric"].to_list() == ["obd", "act_mag", "magnitude"]
     text = section(written[1].markdown, "Which metric tells the truth")
     assert "**`obd` agrees best with the measured damage of 300 weights: Spearman 0.8100 [0.7100, 0.9100].**" in text
-    assert "lies above those of 2 of 2 others. 40 of the changes are under the noise floor." in text
+    assert (
+        "1 of 2 others are behind it by more than their paired interval. 40 of the changes are under the noise floor."
+        in text
+    )
 
 
 def test_bits_run_from_the_most_significant(written: tuple[Fake, report.ReportResult]) -> None:

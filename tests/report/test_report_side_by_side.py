@@ -19,7 +19,7 @@ from tests.report.test_report_browser import CHARTS, EVIL, assert_quiet, opened
 Maker = Callable[..., Any]
 ZERO = ({"method": "zero"},)
 SECTIONS = [
-    "Finding", "What compares", "Runs", "What differs", "Verdict of each run", "Worst single weights", "Damage",
+    "Finding", "Criteria", "What compares", "Runs", "What differs", "Verdict of each run", "Worst single weights", "Damage",
     "Score distribution", "Where the score lies", "Agreement between runs", "Stability across seeds", "Provenance",
     "Reproduction", "Artifacts",
 ]  # fmt: skip
@@ -72,7 +72,7 @@ def test_every_section_and_figure_stands(three: tuple[list[Fake], report.ReportR
     assert list(manifest["spec"]["runs"]) == ["run_0", "run_1", "run_2"]
     spec = tomllib.loads((result.folder / "spec.toml").read_text())
     assert spec["runs"]["run_1"]["eval"]["windows"] == 9
-    assert len(manifest["inputs"]) == 12
+    assert len(manifest["inputs"]) == 13  # the steps and the criteria
     for one in made:
         assert one.folders["perturb"].name in section(result.markdown, "Artifacts")
         assert f"`{one.name}`" in section(result.markdown, "Provenance")
@@ -99,7 +99,7 @@ def test_the_same_runs_give_the_same_bytes_in_their_order(three: tuple[list[Fake
         if path.name != "manifest.json" and path.is_file():
             assert (again.folder / path.relative_to(result.folder)).read_bytes() == path.read_bytes(), path.name
     lines, folder = report.plan(folders[::-1], root=made[0].root / "reports")
-    assert [line.split(":")[0] for line in lines] == ["run_2", "run_1", "run_0"]
+    assert [line.split(":")[0] for line in lines] == ["run_2", "run_1", "run_0", "22 criteria"]
     assert folder.name.startswith("run_2+run_1+run_0-")
     assert not folder.exists()
     assert "outputs/run_0" in lines[2]

@@ -347,7 +347,11 @@ def test_without_a_named_metric_each_is_judged(fake: Maker) -> None:
     made = fake(metrics=("act_mag", "grad_x_weight"), methods=SMALL["methods"])
     runs = [("r", group([made.run]).runs[0])]
     tails = [one for one in judge(load_criteria(), runs) if one.criterion.id == "heavy_tail"]
-    assert [one.subject for one in tails] == ["act_mag, zero, k = 10", "grad_x_weight, zero, k = 10"]
+    assert [one.subject for one in tails] == ["act_mag", "grad_x_weight"]
+    assert {one.subject for one in judge(load_criteria(), runs) if one.criterion.id == "separation_bottom"} == {
+        "act_mag, zero, k = 10",
+        "grad_x_weight, zero, k = 10",
+    }
     named = fake(name="named", metrics=("act_mag", "grad_x_weight"), methods=SMALL["methods"], settings=CONFIRM)
     runs = [("r", group([named.run]).runs[0])]
     assert len([one for one in judge(load_criteria(), runs) if one.criterion.id == "heavy_tail"]) == 1

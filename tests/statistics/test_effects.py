@@ -1,6 +1,7 @@
 """Effect sizes are their definitions, their intervals cover, and nothing is stated where nothing is known."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -71,6 +72,20 @@ def test_apart_and_empty_samples() -> None:
     assert cliffs_delta([], [1.0]) is None
     assert auc([1.0], []) is None
     assert auc([1.0, 2.0], [1.0, 2.0]).value == 0.5
+
+
+def test_the_windows_of_many_draws_fit_in_memory() -> None:
+    """A thousand windows against those of 199 draws: no matrix of all pairs, which alone would take 1.6 GB."""
+    rng = np.random.default_rng(4)
+    x, y = rng.normal(0.5, 1, 1000), rng.normal(0, 1, 199_000)
+    tracemalloc.start()
+    try:
+        found = cliffs_delta(x, y)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 64e6
+    assert found.value == pytest.approx(2 * stats.norm.cdf(0.5 / 2**0.5) - 1, abs=0.05)
 
 
 @pytest.mark.parametrize(

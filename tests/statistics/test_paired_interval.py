@@ -1,9 +1,11 @@
 """The interval of a paired difference covers the truth as often as it says."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
-from esa.statistics.bootstrap import paired_interval
+from esa.statistics.bootstrap import paired_bca_interval, paired_interval
 
 
 def draw(rng: np.random.Generator, number: int, unequal: bool) -> tuple[list[float], list[float], list[int]]:
@@ -89,3 +91,16 @@ def test_resamples_are_an_argument() -> None:
     assert few != usual
     assert paired_interval(*given, 0, "a", 0.95, 1999) == usual
     assert usual == pytest.approx(many, rel=0.1)
+
+
+def test_ten_thousand_items_take_megabytes() -> None:
+    """The items of a whole task are resampled a few resamples at a time: memory does not grow with their product."""
+    values = np.random.default_rng(0).integers(0, 2, (2, 10_000)).astype(float).tolist()
+    for interval in (paired_interval, paired_bca_interval):
+        tracemalloc.start()
+        try:
+            interval(*values, [1] * 10_000, 0, "a", 0.95, 500)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert peak < 30e6

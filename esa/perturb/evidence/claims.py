@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from esa.perturb.cases import options_text
-from esa.perturb.evidence.confirmation import confirmed_table
+from esa.perturb.evidence.confirmation import confirmed_table, screened_draws
 from esa.perturb.evidence.effects import Effect, Together
 from esa.spec import Spec
 from esa.statistics.bootstrap import BCA_WINDOWS, Interval, paired_bca_interval, paired_interval
@@ -36,7 +36,8 @@ def claim_rows(run: str, found: Sequence[Effect], spec: Spec, floor: float | Non
     others are a screen: Benjamini-Hochberg within each claim at ``statistics.fdr``. ``holds``: the (adjusted) p is at most
     that, the estimate is above the noise floor (of ``no_harm``: p alone). A nonfinite effect has no interval; against random
     draws it counts as infinite.
-    ``flags``: ``few_windows``, ``below_floor``, ``nonfinite``, ``unattainable`` (no p of this rule can be small enough).
+    ``flags``: ``few_windows``, ``below_floor``, ``nonfinite``, ``nonfinite_draws`` and ``nonfinite_control`` (of what it is held
+    against), ``unattainable`` (no p of this rule can be small enough).
     """
     about = _Settings(run, spec, floor)
     together = Together(found)
@@ -54,6 +55,11 @@ class _Settings:
         self.seed = spec.score.seeds[0]
         self.level, self.resamples = spec.statistics.level, spec.statistics.resamples
         self.permutations = spec.statistics.permutations
+        self.draws = screened_draws(spec)
+
+    def screens(self, draw: Effect) -> bool:
+        """Tell whether the screen uses a random draw."""
+        return self.draws is None or (draw.about["draw"] or 0) < self.draws
 
     def interval(self, differences: np.ndarray, effect: Effect, name: str) -> tuple[Interval, Interval]:
         """Return the studentized interval, and the BCa one where there are windows enough."""
@@ -62,6 +68,10 @@ class _Settings:
         bca = paired_bca_interval(*given) if len(differences) >= BCA_WINDOWS else Interval(None, None)
         return paired_interval(*given), bca
 
+    def is_below(self, estimate: float | None) -> bool:
+        """Tell whether an estimate cannot be told from a rewrite by the noise floor."""
+        return self.floor is not None and estimate is not None and abs(estimate) <= self.floor
+
     def row(self, claim: str, effect: Effect, **more: Any) -> Row:
         """Return a row with what the effect says of itself; ``more`` fills the rest."""
         flags = []
@@ -69,7 +79,7 @@ class _Settings:
             flags.append("few_windows")
         if effect.differences is None:
             flags.append("nonfinite")
-        elif self.floor is not None and abs(effect.estimate or 0.0) <= self.floor:
+        elif self.is_below(effect.estimate):
             flags.append("below_floor")
         row = dict.fromkeys(
             ("against", "estimate", "low", "high", "bca_low", "bca_high", "rule", "p_value", "smallest_p", "p_adjusted")
@@ -120,9 +130,9 @@ def _sign_flips(about: _Settings, differences: np.ndarray, name: str) -> Row:
 
 
 def _more_than_random(about: _Settings, effect: Effect, draws: Sequence[Effect]) -> Iterable[Row]:
-    """Yield the claim on the draws of ``rank.draws``, and on all of them where it is the confirmatory one."""
+    """Yield the claim on the draws of the screen, and on all of them where it is the confirmatory one."""
     confirm = about.spec.confirm
-    screened = [one for one in draws if one.about["draw"] is None or one.about["draw"] < about.spec.rank.draws]
+    screened = [one for one in draws if about.screens(one)]
     if is_confirmed(effect, about.spec):
         row = _against_draws(about, effect, draws)
         yield row | {
@@ -174,9 +184,10 @@ def _against_draws(about: _Settings, effect: Effect, draws: Sequence[Effect]) ->
 
 
 def _more_than(about: _Settings, effect: Effect, other: Effect, claim: str) -> Row:
-    row = about.row(claim, effect, against=other.about["group"])
+    row = about.row(claim, effect, against=other.about["group"], estimate=None)
+    flags = [flag for flag in row["flags"] if flag != "below_floor"]  # of the difference, not of the effect
     if effect.differences is None or other.differences is None:
-        return row
+        return row | {"flags": flags if other.differences is not None else [*flags, "nonfinite_control"]}
     apart = effect.differences - other.differences
     name = f"{effect.name}-{other.name}"
     interval, bca = about.interval(apart, effect, name)
@@ -184,7 +195,10 @@ def _more_than(about: _Settings, effect: Effect, other: Effect, claim: str) -> R
     theirs, _ = about.interval(other.differences, other, other.name)
     ratio = None if theirs.high is None else conservative_ratio(own.low, theirs.high, about.floor)
     estimate = float(apart.sum() / effect.num_tokens.sum())
-    return row | {"estimate": estimate, "ratio": ratio} | _intervals(interval, bca) | _sign_flips(about, apart, name)
+    if about.is_below(estimate):
+        flags.append("below_floor")
+    row |= {"estimate": estimate, "ratio": ratio, "flags": flags}
+    return row | _intervals(interval, bca) | _sign_flips(about, apart, name)
 
 
 def _no_harm(about: _Settings, effect: Effect) -> Row:
@@ -199,11 +213,10 @@ def _no_harm(about: _Settings, effect: Effect) -> Row:
 
 
 def _harmless_random(about: _Settings, found: Sequence[Effect]) -> Iterable[Row]:
-    """Yield the claim that random weights do no harm: per method, options and k the mean of the draws of ``rank.draws``."""
+    """Yield the claim that random weights do no harm: per method, options and k the mean of the draws of the screen."""
     groups: dict[tuple[Any, ...], list[Effect]] = {}
     for one in found:
-        screened = one.about["draw"] is None or one.about["draw"] < about.spec.rank.draws
-        if one.where("group", "unit") == ("random_k", "joint") and screened:
+        if one.where("group", "unit") == ("random_k", "joint") and about.screens(one):
             groups.setdefault(one.where("seed", "method", "options", "k"), []).append(one)
     for draws in groups.values():
         parts = [one.differences for one in draws]

@@ -21,12 +21,19 @@ def confirmed_table(spec: Spec) -> Perturb | None:
         return None
     for section in spec.perturb:
         if section.model_dump()["method"] == confirm.method:
-            return section.expanded()[0].model_copy(update={"unit": ("joint",), "k": (confirm.k,), "groups": None})
+            return section.expanded()[0].model_copy(
+                update={"unit": ("joint",), "k": (confirm.k,), "groups": None, "propagation": False}
+            )
     given = ", ".join(dict.fromkeys(str(section.model_dump()["method"]) for section in spec.perturb))
     raise SpecError(
         [f"confirm.method: '{confirm.method}' is not among the methods of [[perturb]]: {given}"],
         hint="add such a table, or set confirm.method",
     )
+
+
+def screened_draws(spec: Spec) -> int | None:
+    """Return how many draws of random_k the screen uses: the first ``rank.draws``; all (None) where no test has draws of its own."""
+    return None if spec.confirm.metric is None else spec.rank.draws
 
 
 def plan_campaign(
@@ -35,7 +42,7 @@ def plan_campaign(
     """Return the cases of a campaign: every table on every group, and behind them what the confirmatory test adds.
 
     Draws of random_k beyond ``rank.draws`` are changed for that test alone; so are its top group and the other draws where no
-    table has them.
+    table has them. They are followed through no blocks, and run on no tasks.
     Raises what ``plan_cases`` raises, and SpecError for a test whose method or top group there is not.
     """
     table = confirmed_table(spec)
@@ -56,7 +63,8 @@ def plan_campaign(
             )
     added = plan_cases([table], compared, (spec.confirm.k,), loaded, progress)
     known = {(use.case, use.group.name, use.group.metric, use.group.draw, use.unit, use.repeat) for use in plan.uses}
-    plan.cases |= {key: case for key, case in added.cases.items() if key not in plan.cases}
+    plan.tested = frozenset(added.cases.keys() - plan.cases.keys())
+    plan.cases |= {key: added.cases[key] for key in added.cases if key in plan.tested}
     plan.uses += [
         use
         for use in added.uses
