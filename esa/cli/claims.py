@@ -22,6 +22,9 @@ def print_claims(folder: Path) -> None:
     for row in rows:
         if row["phase"] == "confirmatory":
             print_line(confirmed_sentence(row))
+    broken = sum(row["claim"] == "hurts" and "nonfinite" in (row["flags"] or "").split(",") for row in rows)
+    if broken:
+        print_line(f"Left NaN or infinite logits, which no test of windows counts: {broken} of {_num_hurts(rows)}.")
     screen = [row for row in rows if row["phase"] == "screen" and row["p_value"] is not None]
     if not screen:
         return
@@ -37,6 +40,10 @@ def print_claims(folder: Path) -> None:
     print_line(f"Screen, false discovery rate {level}: {'; '.join(parts)}.{few}")
 
 
+def _num_hurts(rows: list[dict[str, Any]]) -> int:
+    return sum(row["claim"] == "hurts" for row in rows)
+
+
 def confirmed_sentence(row: dict[str, Any]) -> str:
     """Return what the confirmatory test found."""
     what = f"{row['method']} of {row['metric']}'s top {number(row['k'])}"
@@ -44,7 +51,9 @@ def confirmed_sentence(row: dict[str, Any]) -> str:
     damage = "broke the model" if row["estimate"] is None else f"cost {number(row['estimate'])} nats per token"
     if row["low"] is not None and row["high"] is not None:
         damage += f" ({number(row['low'])} to {number(row['high'])})"
-    ratio = "" if row["ratio"] is None else f", at least {number(row['ratio'], 3)} times the largest random draw"
+    ratio = (
+        "" if row["ratio"] is None else f", at least {number(row['ratio'], 3)} times the largest random draw or noise"
+    )
     return (
         f"Confirmatory: {what} {damage}{ratio}; p = {number(row['p_value'], 2)} among {number(row['num_draws'])} random"
         f" draws, the smallest there can be {number(row['smallest_p'], 2)}: it {verdict} at {number(row['level'], 2)}."

@@ -65,10 +65,11 @@ def _plan(spec: Spec, steps: Sequence[str], out: Path | None, num_targets: int |
         lines += [f"  score: {step}" for step in passes(spec, effort, strategy)]
         stages |= {name if name == "load" else f"score: {name}": size for name, size in found.items()}
     if "perturb" in steps and spec.perturb:
-        from esa.cli.perturb_plan import campaign_lines, p_value_lines
+        from esa.cli.perturb_plan import campaign_lines, num_lists, p_value_lines
 
-        lines += [f"  perturb: {line}" for line in campaign_lines(spec, num_targets)]
-        chances = ["", "smallest p", *(f"  {line}" for line in p_value_lines(spec, num_targets))]
+        asked = spec, num_targets, num_lists(spec, model.table)
+        lines += [f"  perturb: {line}" for line in campaign_lines(*asked)]
+        chances = ["", "smallest p", *(f"  {line}" for line in p_value_lines(*asked))]
     if "faults" in steps:
         lines += [f"  faults: {line}" for line in _faults(spec, model)]
     if "truth" in steps:

@@ -1,10 +1,13 @@
 """What ``--dry-run`` says of a campaign: how many cases each table has, and the smallest p that each test can reach."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from esa.spec import Spec
+
+if TYPE_CHECKING:
+    from esa.model import ParameterInfo
 
 _OF_METRICS = ("top_k", "bottom_k", "matched_k")
 
@@ -19,9 +22,23 @@ class _Count:
     words: str
 
 
-def campaign_lines(spec: Spec, num_targets: int | None = None) -> list[str]:
-    """Return how many cases there are at most, table by table; ``num_targets``: of those given by address."""
-    counts = list(_counts(spec, num_targets))
+def num_lists(spec: Spec, table: "Mapping[str, ParameterInfo]") -> int:
+    """Return how many lists of K weights a ranking of a model has: one, or one per tensor, block or component."""
+    from esa.model import eligible
+
+    if spec.rank.mode == "global":
+        return 1
+    chosen = eligible(dict(table), spec.score.include, spec.score.exclude).values()
+    of = {"per_layer": "name", "per_block": "block", "per_component": "component"}[spec.rank.mode]
+    return len({getattr(info, of) for info in chosen})
+
+
+def campaign_lines(spec: Spec, num_targets: int | None = None, lists: int = 1) -> list[str]:
+    """Return how many cases there are at most, table by table; ``num_targets``: of those given by address.
+
+    ``lists``: of how many lists the ranking takes its K (``num_lists``).
+    """
+    counts = list(_counts(spec, num_targets, lists))
     lines = [
         f"the intact model, {spec.eval.rewrites} rewrites for the noise floor, and at most"
         f" {sum(count.cases for count in counts):,} cases, each {spec.eval.windows} windows of {spec.eval.length} tokens,"
@@ -34,11 +51,11 @@ def campaign_lines(spec: Spec, num_targets: int | None = None) -> list[str]:
     return lines + ([f"{count.words}: {count.cases:,}" for count in counts] if len(counts) > 1 else [])
 
 
-def p_value_lines(spec: Spec, num_targets: int | None = None) -> list[str]:
+def p_value_lines(spec: Spec, num_targets: int | None = None, lists: int = 1) -> list[str]:
     """Return the smallest p of each claim's test, alone and adjusted over the tests of the screen."""
     from esa.statistics.permutation import is_exact, smallest_monte_carlo_p, smallest_sign_flip_p
 
-    counts = list(_counts(spec, num_targets))
+    counts = list(_counts(spec, num_targets, lists))
     statistics, number, rank, confirm = spec.statistics, spec.eval.windows, spec.rank, spec.confirm
     flips = "all" if is_exact(number, statistics.permutations) else f"{statistics.permutations:,}"
     hurts = smallest_sign_flip_p(number, statistics.permutations, "greater")
@@ -76,7 +93,7 @@ def _reach(smallest: float, level: float, key: str) -> str:
     return f": never at most {key} = {level:g}" if smallest > level else ""
 
 
-def _counts(spec: Spec, num_targets: int | None) -> Iterator[_Count]:
+def _counts(spec: Spec, num_targets: int | None, lists: int) -> Iterator[_Count]:
     """Yield what each table asks for on a ranking by the spec, or on addresses, and what the confirmatory test adds."""
     from esa.perturb.units import num_parts
 
@@ -85,7 +102,7 @@ def _counts(spec: Spec, num_targets: int | None) -> Iterator[_Count]:
         wanted = section.k or (spec.rank.k if num_targets is None else (num_targets,))
         sizes = sorted({k if num_targets is None else min(k, num_targets) for k in wanted})
         tables = len(section.expanded())
-        parts = {unit: num_parts(unit, sizes) for unit in section.unit}
+        parts = {unit: num_parts(unit, sizes, lists if num_targets is None else 1) for unit in section.unit}
         repeats = _repeats(section)
         every, named = sum(groups.values()), sum(count for name, count in groups.items() if name != "random_k")
         doses = f", {tables} combinations of options" if tables > 1 else ""

@@ -12,7 +12,7 @@ from esa.artifact.steps import OUTPUTS
 from esa.data import source_hash
 from esa.eval.combinations import combinations
 from esa.eval.evaluator import Edit, Evaluator
-from esa.eval.harness import harness_inputs, run_harness
+from esa.eval.harness import find_tasks, harness_inputs, run_harness
 from esa.eval.identity import INTACT, case_id
 from esa.eval.language_modeling import Measured
 from esa.eval.measuring import TaskEvaluation, measure_tasks, measure_text, prepare_tasks, read_windows
@@ -112,7 +112,7 @@ def run(
     ``case`` also joins ``windows.csv`` (per window), ``items.csv`` (per item, for paired differences) and
     ``continuations.csv``; ``spread.csv`` says how far the figures of several seeds lie apart. A complete step is reused.
     NaN or infinite logits make the metrics of their text or task null, with a warning; ``EvalResult.nonfinite`` names
-    them. Raises EsaError for content: spec, text, items, model, all of it before anything is measured.
+    them. Raises EsaError for content: spec, text, items, model, harness task, all of it before anything is measured.
     Cost: a forward pass over the windows of every text, length and seed, another for calibration error, one over the
     requests of each task with items; the model is loaded, and a text tokenised, once.
     """
@@ -125,9 +125,10 @@ def run(
     loaded = loaded or load_model(spec.model, progress)
     windows = read_windows(spec, loaded, progress)
     prepared = prepare_tasks(windows, spec, loaded, progress)
+    found = find_tasks(harness) if harness else []
     texts = measure_text(windows, spec, loaded, budgeted(spec, loaded, progress, remembers=False), progress)
     tasks = measure_tasks(prepared, loaded, progress)
-    figures = run_harness(loaded, harness, spec) if harness else []
+    figures = run_harness(loaded, found, spec) if found else []
     rows = [row for each in texts for row in text_rows(step.id, each)]
     rows += [row for one in tasks for row in task_rows(step.id, one.case, one.task, one.result, one.result)]
     rows += harness_rows(step.id, figures)

@@ -37,8 +37,9 @@ class SeedScores:
 
     ``frame``: a row of ``ranking/1`` per weight, by unit and then in the order in which equal scores rank. ``unit``
     ``(num_weights,)``: the number of its unit. ``scores`` ``(num_seeds, num_weights)``: a weight that a seed does not list
-    has the smallest score that the seed lists in its unit: at most that is what it can have had. ``place``, the same
-    shape: its place in the seed's list of its unit, from 0; that list's length where it is not listed.
+    has the smallest score that the seed lists in its unit, less the last digit of a float32: at most that is what it can
+    have had, and it ranks behind all that the seed lists. ``place``, the same shape: its place in the seed's list of its
+    unit, from 0; that list's length where it is not listed.
     """
 
     group: Group
@@ -120,7 +121,8 @@ def seed_scores(group: Group) -> SeedScores:
         np.minimum.at(smallest, codes, mine["score"].to_numpy())
         missing = smallest == np.inf  # a unit of which this seed lists nothing
         smallest[missing] = 0.0
-        scores[number], place[number] = smallest[unit], length[unit]
+        below = np.nextafter(smallest.astype(np.float32), np.float32(-np.inf)).astype(np.float64)
+        scores[number], place[number] = below[unit], length[unit]
         scores[number, at], place[number, at] = mine["score"].to_numpy(), mine["place"].to_numpy()
     return SeedScores(group, weights.drop("unit", "list", "place", "tensor", "weight_number"), unit, scores, place)
 

@@ -97,13 +97,17 @@ def _require_two(unit: str, group: Group, members: tuple[int, ...], where: str) 
         )
 
 
-def num_parts(unit: str, sizes: Sequence[int]) -> int:
-    """Return how many parts a group of one unit has: ``sizes`` as the spec names them, before any group is known."""
+def num_parts(unit: str, sizes: Sequence[int], num_lists: int = 1) -> int:
+    """Return how many parts a group has: ``sizes`` as the spec names them, before any group is known.
+
+    ``num_lists``: of how many lists a ranking takes its K, as of every tensor where ``rank.mode`` is per_layer.
+    """
     largest = max(sizes)
+    members = largest * num_lists
     return {
         "joint": len(sizes),
-        "single": largest,
-        "leave_one_out": largest,
+        "single": members,
+        "leave_one_out": members,
         "cumulative": 1 + (largest - 1).bit_length(),
-        "pairs": largest * (largest - 1) // 2,
+        "pairs": members * (members - 1) // 2,
     }[unit]

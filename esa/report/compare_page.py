@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 
 from esa import __version__
-from esa.report.claims import confirmatory_parts
 from esa.report.compare_figures import compare_figures
 from esa.report.compare_findings import shared_findings
 from esa.report.compare_frames import top_lists, top_overlaps, weights_by_run
@@ -24,6 +23,7 @@ from esa.report.compare_tables import (
 )
 from esa.report.comparison import Comparison
 from esa.report.criteria_section import criteria_parts
+from esa.report.evidence.claims import confirmatory_parts
 from esa.report.figures import Figure
 from esa.report.findings import findings
 from esa.report.gather import Gathered

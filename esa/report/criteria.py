@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from esa.errors import SpecError
 from esa.registry import suggest
-from esa.report.measures import Options
 from esa.report.quantities import QUANTITIES
+from esa.report.quantities.measures import Options
 from esa.spec.lines import Path as KeyPath
 from esa.spec.lines import key_lines
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from esa.report.markdown import MISSING, code, escape, join, number, table
-from esa.report.measures import Found
+from esa.report.quantities.measures import Found
 from esa.report.verdicts import BAD, BETWEEN, GOOD, UNATTAINABLE, VERDICTS, Judged
 
 NOTE = (

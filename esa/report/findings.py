@@ -5,7 +5,7 @@ from typing import Any
 
 import polars as pl
 
-from esa.report.claims import confirmatory_sentences
+from esa.report.evidence.claims import confirmatory_sentences
 from esa.report.frames import largest_k
 from esa.report.gather import Gathered
 from esa.report.markdown import code, escape, join, number, percent

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from esa.report.claims import claims_parts
 from esa.report.criteria_section import criteria_parts
-from esa.report.evidence import evidence, evidence_figures
+from esa.report.evidence.claims import claims_parts
+from esa.report.evidence.sections import evidence, evidence_figures
 from esa.report.figures import Figure, figures
 from esa.report.findings import findings, group_sentences
 from esa.report.gather import Gathered

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from esa.artifact import Table, make_table
 from esa.report.criteria import Criteria, Criterion
 from esa.report.markdown import join
-from esa.report.measures import Answer, Found, Needs, Runs
 from esa.report.quantities import QUANTITIES
-from esa.report.quantities_runs import phase_of
+from esa.report.quantities.measures import Answer, Found, Needs, Runs
+from esa.report.quantities.runs import phase_of
 
 GOOD, BETWEEN, BAD, UNATTAINABLE = "good", "between", "bad", "unattainable"
 VERDICTS = (GOOD, BETWEEN, BAD, UNATTAINABLE)

@@ -72,7 +72,8 @@ def icc_2_1(table: Table, level: float = 0.95) -> Icc | None:
         high = n (F_* MSR - MSE) / (k MSC + (k n - k - n) MSE + n F_* MSR)
 
     Args: table: ``(cases, measurements)``: repeats, or disjoint window splits (``split_means``).
-    Returns: Icc, without ends where these do not enclose it (a correlation below zero, with too few degrees of freedom);
+    Returns: Icc, without ends where these do not enclose it (a correlation below zero, with too few degrees of freedom) and
+    where the cases are all alike, whose correlation is zero;
     None under two cases or two measurements, where nothing varies, or where anything is not finite.
     Source: McGraw and Wong, "Forming inferences about some intraclass correlation coefficients", Psychological Methods
     1, 1996; Shrout and Fleiss, "Intraclass correlations", Psychological Bulletin 86, 1979.
@@ -94,6 +95,8 @@ def icc_2_1(table: Table, level: float = 0.95) -> Icc | None:
     value = (msr - mse) / total
     if mse + msc <= rounding:  # the measurements agree to the last digit
         return Icc(1.0, 1.0, 1.0)
+    if msr + mse <= rounding:  # the cases are all alike, as where each of them left uniform logits
+        return Icc(0.0, None, None)
     freedom = _freedom(value, n, k, msc, mse)
     upper, lower = (float(f) for f in (fdtri(n - 1, freedom, (1 + level) / 2), fdtri(freedom, n - 1, (1 + level) / 2)))
     rest = k * msc + (k * n - k - n) * mse

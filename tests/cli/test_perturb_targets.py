@@ -85,6 +85,20 @@ def test_the_dry_run_counts_the_rows(folder: Path, esa: Invoke, campaign: str, c
         assert int(found[1].replace(",", "") if found else 0) == tests.filter(pl.col("claim") == claim).height
 
 
+@pytest.mark.parametrize("mode", ["per_layer", "per_block", "per_component"])
+def test_the_dry_run_counts_every_list(folder: Path, esa: Invoke, mode: str) -> None:
+    """Where K weights are taken of every tensor, block or component, each of them is a case of its own."""
+    units = 'perturb=[{method="zero", unit=["joint", "single", "leave_one_out"], groups=["top_k"]}]'
+    asked = ["--set", units, "--set", "rank.k=[2]", "--set", f"rank.mode={mode}", "--set", "score.metrics=['act_mag']"]
+    score = esa("score", "-s", "s.toml", "-q", *asked).stdout.strip()
+    ranked = esa("rank", score, "-s", "s.toml", "-q", *asked).stdout.strip()
+    plan = esa("perturb", "-s", "s.toml", "--targets", ranked, "-n", *asked).stdout
+    counted = re.search(r"at most ([\d,]+) cases", plan)
+    step = esa("perturb", "-s", "s.toml", "--targets", ranked, "-q", *asked).stdout.strip()
+    assert counted is not None
+    assert int(counted[1].replace(",", "")) == find_table(step, "damage/1").frame.height > 5
+
+
 def test_the_dry_run_tells_the_smallest_p(folder: Path, esa: Invoke) -> None:
     """--dry-run says of each test which p it can reach at best, alone, adjusted over the screen, and at its level."""
     asked = ["--set", CAMPAIGNS["units"], "--set", "rank.k=[1, 2]", "--set", "eval.windows=10", "--set", "rank.draws=9"]

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import torch
 
@@ -134,8 +135,9 @@ def test_without_the_harness_the_error_says_how_to_get_it(monkeypatch: pytest.Mo
 
 
 @pytest.mark.usefixtures("harness")
-def test_unknown_tasks_are_refused(tmp_path: Path) -> None:
-    """A name that the harness does not know gets the nearest one; a file that is not there is named."""
+def test_unknown_tasks_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A name that the harness does not know gets the nearest one; a file that is not there is named; nothing is measured."""
+    monkeypatch.setattr("esa.eval.measure_text", None)
     with pytest.raises(DataError, match=r"'hellaswagg' is no task of lm_eval \(did you mean 'hellaswag'\?\)"):
         esa.eval.run(tiny_spec(), harness=["hellaswagg"], loaded=load("llama"), root=tmp_path)
     with pytest.raises(DataError, match="nowhere.yaml: no such file"):
@@ -155,3 +157,38 @@ def test_a_harness_task_enters_the_step(tmp_path: Path) -> None:
     yaml.write_text(yaml.read_text() + "# a comment\n")
     again = esa.eval.eval_step(tiny_spec(), loaded=load("llama"), harness=(str(yaml),)).id
     assert len({plain, with_task, again}) == 3
+
+
+@pytest.mark.usefixtures("harness")
+def test_a_broken_model_has_no_harness_figure(tmp_path: Path) -> None:
+    """A model of NaN gets null for every figure, accuracy included, and the tasks are named; one of numbers keeps them."""
+    files = [task_file(tmp_path, kind, write_lines(tmp_path / f"{kind}.jsonl", ROWS[kind]()[:2])) for kind in ROWS]
+    sources = {"lambada": f"file:{tmp_path / 'lambada.jsonl'}"}
+    spec = tiny_spec(eval={"tasks": ["lambada"], "task_sources": sources})
+    names: list[list[str]] = []
+    broken = load("llama")
+    with torch.no_grad():
+        broken.parameters()["model.layers.0.mlp.down_proj.weight"].fill_(float("nan"))
+    for loaded in (load("llama"), broken):
+        root = tmp_path / str(len(names))
+        result = esa.eval.run(spec, harness=[str(file) for file in files], loaded=loaded, root=root)
+        figures = result.table.frame.filter(pl.col("task").str.starts_with("lm_eval:"))
+        assert figures["value"].null_count() == (figures.height if loaded is broken else 0)
+        names.append(result.nonfinite_tasks)
+    assert names == [[], ["lambada", "lm_eval:tiny_hellaswag", "lm_eval:tiny_lambada"]]
+
+
+@pytest.mark.usefixtures("harness")
+def test_a_task_file_s_items_and_code_are_part_of_the_step(tmp_path: Path) -> None:
+    """The files that a task file names, its items and the Python of its functions, change the step's id with a byte."""
+    items = write_lines(tmp_path / "items.jsonl", PASSAGES)
+    task = task_file(tmp_path, "lambada", items)
+    with task.open("a", encoding="utf-8") as file:
+        file.write("process_docs: !function cleaning.clean\n")
+    code = tmp_path / "cleaning.py"
+    code.write_text("def clean(docs):\n    return docs\n")
+    ids = [esa.eval.eval_step(tiny_spec(), loaded=load("llama"), harness=[str(task)]).id]
+    for path in (items, code):
+        path.write_text(path.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+        ids.append(esa.eval.eval_step(tiny_spec(), loaded=load("llama"), harness=[str(task)]).id)
+    assert len(set(ids)) == 3

@@ -164,13 +164,24 @@ def test_a_half_ranks_by_the_mean_score() -> None:
     assert rows[-1]["jaccard"] == pytest.approx(np.mean(found))
 
 
+@pytest.mark.parametrize("mode", ["global", "per_layer"])
+def test_a_half_of_one_seed_is_that_seed_s_list(mode: str) -> None:
+    """Down to its last weight: no weight that the seed does not list takes the place of one that it lists."""
+    of = group(seeds=range(4), k=10, mode=mode)
+    (half,) = curve_seeds(of, "weight", [10], 20, CHANCE)[:1]
+    (pair,) = curve_k(of, "weight", [10], CHANCE)
+    assert (half["x"], half["num_pairs"], pair["num_pairs"]) == (1, 6, 6)
+    assert half["jaccard"] == pytest.approx(pair["jaccard"])
+
+
 def test_what_a_seed_does_not_list_has_its_smallest_score() -> None:
-    """A weight that a seed leaves out counts with the smallest score that the seed lists in the unit."""
+    """A weight that a seed leaves out counts with the smallest score that the seed lists in the unit, and ranks behind that."""
     first = ranking([("h.0.down.weight", 0), ("h.0.down.weight", 1)], seed=0)  # scores 1, 1/2
     second = ranking([("h.0.down.weight", 2), ("h.0.down.weight", 1)], seed=1)
     matrix = seed_scores(groups_of(lists(joined(first, second)))[0])
     assert matrix.frame["index"].to_list() == [0, 1, 2]
-    assert matrix.scores.tolist() == [[1, 0.5, 0.5], [0.5, 0.5, 1]]
+    below = float(np.nextafter(np.float32(0.5), np.float32(0)))
+    assert matrix.scores.tolist() == [[1, 0.5, below], [below, 0.5, 1]]
     assert matrix.place.tolist() == [[0, 1, 2], [2, 1, 0]]
 
 

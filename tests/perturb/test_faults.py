@@ -182,6 +182,16 @@ def test_a_single_flip_is_told_by_its_bit_block_and_component(tmp_path: Path) ->
     assert done.trials.frame["outcome"].to_list()[-1] == "masked"
 
 
+def test_a_stopped_trial_does_not_say_whether_its_flip_is_fatal() -> None:
+    """A detected error that leaves one stored flip ends the trial unmeasured: it counts for its rate, for no bit or block."""
+    one = Counts(num_flips=1, flip=(DOWN, 3, 30, 32))
+    ended = [Trial(0.1, 0, one, "detected"), Trial(0.1, 1, one, "uniform")]
+    rows = rate_rows("r", ended, load("llama").table, 0.95)
+    assert {(row["by"], row["count"], row["trials"]) for row in rows if row["outcome"] == "fatal"} == {
+        ("all", 1, 2), ("bit", 1, 1), ("block", 1, 1), ("component", 1, 1),
+    }  # fmt: skip
+
+
 def test_shares_have_wilson_intervals() -> None:
     """3 fatal ones of 20 trials: the interval of the formula, as Wilson wrote it; none of 20 still leaves room."""
     ended = [Trial(0.1, number, Counts(), "uniform" if number < 3 else "ok") for number in range(20)]

@@ -10,9 +10,9 @@ import pytest
 from esa import report
 from esa.artifact import find_table, read_manifest, read_table
 from esa.errors import ArtifactError, SpecError
-from esa.report.claims import claims_parts
-from esa.report.evidence_dose import dose_band
-from esa.report.evidence_weights import truth_order
+from esa.report.evidence.claims import claims_parts
+from esa.report.evidence.dose import dose_band
+from esa.report.evidence.weights import truth_order
 from esa.report.grouping import group
 from tests.report.conftest import Fake
 from tests.report.evidence import add_step, add_tables, candidate, claim, claims, complete, noisy_draws, swept, truths

@@ -10,7 +10,7 @@ import pytest
 
 from esa.report.criteria import Band, Criterion, load_criteria
 from esa.report.grouping import group
-from esa.report.measures import Found, Needs
+from esa.report.quantities.measures import Found, Needs
 from esa.report.verdicts import Judged, judge, verdict
 from tests.report.conftest import BASE, FLOOR, Fake
 from tests.report.evidence import add_step, add_tables, candidate, claim, dose

@@ -108,3 +108,9 @@ def test_a_negative_correlation_without_degrees_of_freedom_has_no_ends() -> None
         assert (found.low is None) == (found.high is None)
         assert found.low is None or (found.high is not None and found.low <= found.value <= found.high)
     assert 0 < alone < 300
+
+
+def test_cases_that_are_all_alike_have_no_correlation() -> None:
+    """Where every case measures the same, and the measurements differ, none of the variance is the cases' own."""
+    assert icc_2_1([[0.3, 0.5]] * 4) == (0.0, None, None)
+    assert icc_2_1(np.tile([0.1, 0.7, 0.2], (5, 1))) == (0.0, None, None)

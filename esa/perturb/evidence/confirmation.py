@@ -32,7 +32,7 @@ def confirmed_table(spec: Spec) -> Perturb | None:
 
 
 def screened_draws(spec: Spec) -> int | None:
-    """Return how many draws of random_k the screen uses: the first ``rank.draws``; all (None) where no test has draws of its own."""
+    """Return how many draws of random_k the screen uses: ``rank.draws``, or all (None) where no test has draws of its own."""
     return None if spec.confirm.metric is None else spec.rank.draws
 
 

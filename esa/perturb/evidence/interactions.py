@@ -84,7 +84,9 @@ def interaction_rows(
 
     The interval is the studentized bootstrap of the interaction over windows, which all the cases share (paired). ``unit``:
     ``joint``, ``cumulative`` or ``pairs``; of pairs ``target_a`` and ``target_b`` are the two. A set without all its singles
-    gives no row; one with a nonfinite case has a row of nulls. Order: that of ``changed``.
+    gives no row; one with a nonfinite case has a row of nulls. Order: that of ``changed``. A method that draws its noise per
+    set of targets draws anew for the set and for each single one: both are means over the repeats, whose spread the interval
+    leaves out.
     Cost: one bootstrap per row, 2 ms at 64 windows.
     Source: the non-additivity of knock-outs, epistasis as in Fisher, The correlation between relatives, 1918; of weights, the
     super weights that are harmless one by one in Yu et al., The Super Weight in Large Language Models, 2024.

@@ -176,10 +176,11 @@ def matched(frame: pl.DataFrame, loaded: LoadedModel, ecc: str, where: str) -> p
 
 
 def _check_places(part: pl.DataFrame, store: Store, ecc: str, where: str) -> None:
-    widths = part["width"].unique().to_list()
-    if widths != [store.width]:
+    others = part.filter(pl.col("width").ne_missing(store.width))["width"]
+    if len(others):
+        stated = "no stated width" if others[0] is None else f"{others[0]}-bit numbers"
         raise ArtifactError(
-            f"{store.name} is of {widths[0]}-bit numbers; this model stores them in {store.width} bits", where=where,
+            f"{store.name} is of {stated}; this model stores them in {store.width} bits", where=where,
             hint="set model.dtype or model.quantization to what the list was drawn for",
         )  # fmt: skip
     if ecc == "none":

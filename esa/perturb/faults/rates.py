@@ -59,7 +59,8 @@ def rate_rows(
 
     ``by = "all"``: per rate, as listed, every outcome in the order of ``OUTCOMES``, then ``fatal``, which is the three of
     ``FATAL`` together. ``by = "bit"``, ``"block"``, ``"component"``: how often ``fatal``, of the trials in which exactly one
-    stored bit differs: with more of them nobody can tell which was it. Where a single flip sits does not depend on the rate,
+    stored bit differs, but for those that the code stopped: with more flips nobody can tell which was it, and what is not
+    measured tells nothing. Where a single flip sits does not depend on the rate,
     so that the trials of all rates count together and ``rate`` is null. ``value``: the bit, with ``width``, the bits of its
     number; the block, ``outside`` for none; the component. Where no trial has a single flip there is no such row.
     Source of the interval: Wilson, Probable Inference, the Law of Succession, and Statistical Inference, Journal of the
@@ -70,7 +71,8 @@ def rate_rows(
         found = [trial.outcome for trial in trials if trial.rate == rate]
         for outcome in (*OUTCOMES, "fatal"):
             rows.append(_row(run, rate, "all", None, None, outcome, _count(found, outcome), len(found), level))
-    singles = [(trial.counts.flip, trial.outcome) for trial in trials if trial.counts.flip is not None]
+    told = [trial for trial in trials if trial.outcome != "detected"]
+    singles = [(trial.counts.flip, trial.outcome) for trial in told if trial.counts.flip is not None]
     places: dict[str, dict[tuple[int, int, str], list[str]]] = {"bit": {}, "block": {}, "component": {}}
     for (name, _, bit, width), outcome in singles:
         info = table[name]

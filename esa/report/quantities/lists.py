@@ -6,7 +6,7 @@ import polars as pl
 
 from esa.report.gather import Gathered
 from esa.report.markdown import join, number, percent
-from esa.report.measures import Answer, Found, Needs, Options, Subject
+from esa.report.quantities.measures import Answer, Found, Needs, Options, Subject
 from esa.report.tables import first_seed
 
 PAIR = ("grad_x_weight", "grad_squared")

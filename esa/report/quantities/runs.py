@@ -8,7 +8,7 @@ import polars as pl
 
 from esa.report.gather import Gathered
 from esa.report.markdown import join, number, percent
-from esa.report.measures import Answer, Found, Needs, Options, Runs, of_claim, subjects
+from esa.report.quantities.measures import Answer, Found, Needs, Options, Runs, of_claim, subjects
 
 PHASES = ("smoke", "standard", "extended")
 FEWEST_SIZES = 4  # a line through two points fits always, and through three hardly says more

@@ -2,11 +2,7 @@
 
 from collections.abc import Iterator
 
-from esa.report import evidence_bits as bits
-from esa.report import evidence_dose as dose
-from esa.report import evidence_flow as flow
-from esa.report import evidence_tasks as tasks
-from esa.report import evidence_weights as weights
+from esa.report.evidence import bits, dose, flow, tasks, weights
 from esa.report.figures import Figure
 from esa.report.gather import Gathered
 

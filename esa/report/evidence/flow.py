@@ -5,8 +5,8 @@ from typing import Any
 
 import polars as pl
 
-from esa.report.charts_evidence import line_chart
-from esa.report.claims import ends
+from esa.report.evidence.charts import line_chart
+from esa.report.evidence.claims import ends
 from esa.report.figures import Figure, slug
 from esa.report.gather import Gathered
 from esa.report.markdown import code, escape, number, percent, table

@@ -4,7 +4,18 @@ import math
 
 from esa.report.gather import Gathered
 from esa.report.markdown import join, number
-from esa.report.measures import Answer, Found, Needs, Options, Runs, Subject, claims, joint, of_claim, subjects
+from esa.report.quantities.measures import (
+    Answer,
+    Found,
+    Needs,
+    Options,
+    Runs,
+    Subject,
+    claims,
+    joint,
+    of_claim,
+    subjects,
+)
 from esa.report.tables import label
 
 _CAMPAIGN = "a campaign with its claims (esa perturb, which writes tests.csv)"

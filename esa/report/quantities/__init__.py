@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from esa.report import quantities_damage as damage
-from esa.report import quantities_lists as lists
-from esa.report import quantities_runs as several
 from esa.report.gather import Gathered
-from esa.report.measures import Answer, Options, Runs, Subject, subjects
+from esa.report.quantities import damage, lists
+from esa.report.quantities import runs as several
+from esa.report.quantities.measures import Answer, Options, Runs, Subject, subjects
 
 _EFFECT = ("metric", "method", "k")
 

@@ -7,7 +7,7 @@ import polars as pl
 
 from esa.report.gather import Gathered
 from esa.report.markdown import MISSING, code, escape, join, number, table
-from esa.report.measures import claims
+from esa.report.quantities.measures import claims
 from esa.report.tables import label
 
 SHOWN = 40  # rows of the screen; tests.csv holds every one
