@@ -32,7 +32,7 @@ STEP_KEYS: dict[str, tuple[str, ...]] = {
     "score": ("model", "calibration", "score"),
     "rank": ("rank", "confirm.metric", "confirm.k", "confirm.draws"),
     "perturb": (
-        *("model", "eval", "score.seeds", "rank.k", "rank.seeds", "perturb"),  # the first seed drives the draws
+        *("model", "eval", "score.seeds", "rank.k", "rank.seeds", "rank.draws", "perturb"),
         *("confirm", "statistics"),
     ),
     "faults": ("model", "eval", "score.seeds", "faults", "statistics"),

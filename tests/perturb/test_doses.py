@@ -164,3 +164,27 @@ def test_every_draw_of_a_ranking_discriminates() -> None:
         for chosen in (spec(rank={"draws": 19}), spec(rank={"draws": 19}, confirm={"metric": "act_mag"}))
     ]
     assert counts == [{39}, {19}]
+
+
+def test_repeats_of_several_effects_have_a_correlation() -> None:
+    """Groups whose repeats agree far better than the groups do have an ICC near 1 over repeats."""
+    rng = np.random.default_rng(4)
+    rows = [noise(f"c{n}-{repeat}", 0.1, metric=f"m{n}", repeat=repeat) for n in range(6) for repeat in range(3)]
+    damage = {row["case"]: int(row["metric"][1]) + 0.05 * rng.standard_normal(1) + np.zeros(8) for row in rows}
+    windows = measured(damage, tokens=9)
+    found = reliability_rows("r", effects(rows, windows), windows, 0.95)
+    (row,) = [row for row in found if row["over"] == "repeats" and row["num_cases"] > 1]
+    assert (row["num_cases"], row["num_measurements"]) == (6, 3)
+    assert row["icc"] > 0.99
+    assert row["sd"] == pytest.approx(0.05, rel=0.5)
+
+
+def test_power_that_no_draws_can_give_is_null() -> None:
+    """With five draws no p is at most 0.05: the power is unknown, not nothing."""
+    rows, windows = campaign(lambda sigma: sigma, lambda sigma: 0.0, draws=5)
+    found = discrimination_rows("r", effects(rows, windows), windows, spec())
+    assert {row["power"] for row in found} == {None}
+    assert next(row["dose"] for row in found if row["place"] == 1) == 0.5
+    broken = Windows(windows.base, windows.num_tokens, {**windows.nll, "t0.01": None})
+    found = discrimination_rows("r", effects(rows, broken), broken, spec())
+    assert next(row["dose"] for row in found if row["place"] == 1) == 0.01

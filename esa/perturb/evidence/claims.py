@@ -28,7 +28,8 @@ def claim_rows(run: str, found: Sequence[Effect], spec: Spec, floor: float | Non
     - ``more_than_random`` (joint): estimate against the R draws of random_k under the same method, options and k.
       p: ``(1 + #{draws >= estimate}) / (R + 1)``; z and Cliff's delta (its windows against all windows of the draws) beside.
     - ``more_than_bottom``, ``more_than_matched`` (joint): paired differences of the two groups' windows. p: sign flips.
-    - ``no_harm`` (joint; controls and random_k, its draws averaged): abs(estimate) < ``statistics.margin``. p: TOST.
+    - ``no_harm`` (joint; controls, targets that a person named, and random_k, its draws averaged): abs(estimate) <
+      ``statistics.margin``. p: TOST.
 
     ``low``, ``high``: studentized bootstrap over windows, BCa beside from 100 windows on. ``ratio``: the low end over the
     control's high end (of random_k: its largest draw), or over the noise floor where that is larger.
@@ -99,7 +100,7 @@ def _of_effect(about: _Settings, effect: Effect, together: Together) -> Iterable
     yield _hurts(about, effect)
     if effect.about["unit"] != "joint":
         return
-    if group in _CONTROLS:
+    if group in (*_CONTROLS, "targets"):
         yield _no_harm(about, effect)
         return
     if draws := together.others(effect, "random_k"):

@@ -15,10 +15,11 @@ from esa.statistics.bootstrap import paired_interval
 from esa.statistics.dose import monotonicity, page_p, random_ceiling, separation
 from esa.statistics.effects import auc, z_score
 from esa.statistics.fits import Fit, compare_curves, fit_rows
-from esa.statistics.permutation import monte_carlo_p
+from esa.statistics.permutation import monte_carlo_p, smallest_monte_carlo_p
 
 Row = dict[str, Any]
 _FEWEST = 3  # doses of a response
+_CURVED = ("joint", "cumulative")  # units whose series are fitted: one per single target would be hundreds, 0.2 s each
 _TREND = ("spearman", "kendall", "p_value", "rising", "isotonic_r2")
 # Of a method's option: how it becomes a strength that does more as it grows. Others are one already.
 _STRENGTHS: dict[tuple[str, str], Callable[[float], float]] = {
@@ -75,7 +76,8 @@ def dose_rows(run: str, found: Sequence[Effect], spec: Spec, floor: float | None
     every random draw of the same k at that dose and above the noise floor; ``merges_at``: the first larger one at which
     it no longer is; null without random draws or where there is none. Doses that left NaN or infinite logits are counted
     (``num_broken``), stand apart from draws that live, and are left out of the rest.
-    Curves through the damages at strengths above zero: power, hill and weibull, with AICc, weights, profile intervals.
+    Curves through joint and cumulative damages at strengths above zero: power, hill and weibull, with AICc, weights, profile
+    intervals.
     Cost: 0.2 s per series of five doses.
     """
     together = Together(found, screened_draws(spec))
@@ -90,7 +92,7 @@ def dose_rows(run: str, found: Sequence[Effect], spec: Spec, floor: float | None
         shown = {key: None if trend is None else getattr(trend, key) for key in _TREND}
         table = np.stack(parts, axis=1) if len(parts) >= _FEWEST else np.zeros((0, 0))
         apart = _separation(series, together, spec, floor)
-        curves = _curves(strengths, damages)
+        curves = _curves(strengths, damages) if first["unit"] in _CURVED else []
         best = max((fit for fit in curves if fit.weight is not None), key=lambda fit: fit.weight or 0.0, default=None)
         rows.append({
             "run": run, **{key: first[key] for key in ("metric", "seed", "group", "draw", "method")},
@@ -150,7 +152,8 @@ def discrimination_rows(run: str, found: Sequence[Effect], windows: Windows, spe
     Per metric, seed, method, options and k, of the joint top_k against the R draws of random_k: ``z`` of its damage among
     the draws'; ``auc`` of its repeats against the draws' repeats (1: all above); ``p_value`` by Monte Carlo; and ``power``: the
     share of bootstrap resamples of the windows in which that p is at most ``statistics.fdr``, what another text of as many
-    windows would show. ``place`` ranks by power, then z, within metric, seed and k; nulls last.
+    windows would show; null where R draws cannot give such a p. ``place`` ranks by power, then z (a top group that left NaN
+    or infinite logits first), within metric, seed and k.
     """
     together, rows = Together(found, screened_draws(spec)), []
     for effect in found:
@@ -165,10 +168,15 @@ def discrimination_rows(run: str, found: Sequence[Effect], windows: Windows, spe
             "p_value": monte_carlo_p(effect.order, values), "power": _power(effect, draws, spec),
         })  # fmt: skip
     for _, some in groupby(sorted(rows, key=_series), key=_series):
-        ordered = sorted(some, key=lambda row: (-row["power"], row["z"] is None, -(row["z"] or 0.0)))
-        for place, row in enumerate(ordered, start=1):
+        for place, row in enumerate(sorted(some, key=_by_place), start=1):
             row["place"] = place
     return rows
+
+
+def _by_place(row: Row) -> tuple[float, float]:
+    """Return what discrimination is ordered by: power where it is known, then z; a top group that broke is the farthest."""
+    far = float("inf") if row["damage"] is None else row["z"]
+    return -(row["power"] or 0.0), float("inf") if far is None else -far
 
 
 def _series(row: Row) -> tuple[str, int, int]:
@@ -182,8 +190,10 @@ def _of_cases(effect: Effect, windows: Windows) -> list[float]:
     return [float("inf") if part is None else float(part.sum()) / total for part in parts]
 
 
-def _power(effect: Effect, draws: Sequence[Effect], spec: Spec) -> float:
-    """Return the share of resamples of the windows in which the Monte-Carlo p is at most the level."""
+def _power(effect: Effect, draws: Sequence[Effect], spec: Spec) -> float | None:
+    """Return the share of resamples of the windows in which the Monte-Carlo p is at most the level; None where none can be."""
+    if smallest_monte_carlo_p(len(draws)) > spec.statistics.fdr:
+        return None
     number = len(effect.num_tokens)
     rng = generator(spec.score.seeds[0], "bootstrap", f"power {effect.name}")
     counts = rng.multinomial(number, np.full(number, 1 / number), spec.statistics.resamples).astype(np.float64)
