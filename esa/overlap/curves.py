@@ -87,7 +87,8 @@ def jackknife(values: NDArray[np.float64], pairs: Sequence[Pair]) -> tuple[float
     """Return the 95 % interval of the mean over pairs of seeds, from leaving out each seed with all its pairs.
 
     ``mean +- t sqrt((n - 1)/n sum_i (mean_(i) - mean of them)^2)`` with n seeds and t of n - 1 degrees of freedom, at most
-    1. None under 3 seeds, or where a seed is in every pair. Pairs share seeds, so that a spread over pairs is too narrow.
+    1. None under 3 seeds, where a seed is in every pair, or where all agree alike, which is no certainty. Pairs share seeds,
+    so that a spread over pairs is too narrow.
     Source: Arvesen, Jackknifing U-statistics, Annals of Mathematical Statistics 40, 1969.
     """
     from scipy import stats
@@ -97,6 +98,8 @@ def jackknife(values: NDArray[np.float64], pairs: Sequence[Pair]) -> tuple[float
     if len(seeds) < 3 or not all(one.any() for one in rest):
         return None
     without = np.asarray([values[one].mean() for one in rest])
+    if np.ptp(without) == 0:
+        return None
     error = math.sqrt((len(seeds) - 1) / len(seeds) * float(((without - without.mean()) ** 2).sum()))
     reach = float(stats.t.ppf((1 + LEVEL) / 2, len(seeds) - 1)) * error
     return float(values.mean()) - reach, min(1.0, float(values.mean()) + reach)

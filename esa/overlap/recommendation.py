@@ -24,7 +24,7 @@ def compare_modes(groups: Sequence[Group], chance: Chance) -> dict[str, Any]:
     the weights in both modes' lists of one seed, ``share`` (of the smaller list) and ``jaccard``, means over seeds;
     ``corrected``, each mode's chance-corrected Jaccard between seeds. ``difference``: per_layer minus global, mean over the
     sizes, with the jackknife interval over seeds (``low``, ``high``; None under 3 seeds). ``recommended``: the mode that
-    agrees better across seeds, None where chance is not known; ``decided``: whether the interval excludes 0;
+    agrees better across seeds, None where chance is not known; ``decided``: whether sizes are equal and the interval excludes 0;
     ``reason``: both in words. Empty without such a metric.
     """
     found = {}
@@ -102,7 +102,7 @@ def _recommend(
     difference, interval = float(values.mean()), jackknife(values, seeds)
     means = [float(np.mean([row["corrected"][mode] for row in rows])) for mode in MODES]
     better = int(difference > 0)
-    decided = interval is not None and not interval[0] <= 0 <= interval[1]
+    decided = equal and interval is not None and not interval[0] <= 0 <= interval[1]
     num_seeds = len({seed for pair in seeds for seed in pair})
     if difference == 0:
         reason = f"both modes agree equally well across seeds, {means[0]:.3f}: global, the simpler one"

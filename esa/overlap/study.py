@@ -188,9 +188,10 @@ def _by_windows(lists: Sequence[RankedList]) -> dict[int, list[Group]]:
 
 
 def num_windows(source: Source) -> int:
-    """Return the number of calibration windows behind a ranking: of its score step, else of the spec it was ranked under.
+    """Return the number of calibration windows behind a ranking, as its score step says.
 
-    Raises ArtifactError for anything but the folder of a rank step: a table alone does not say it.
+    Raises ArtifactError for anything but the folder of a rank step, and where that step's scores are not beside it: a table
+    alone does not say it, and the spec it was ranked under need not be the one that was scored.
     """
     path = Path(source)
     if str(source) == STDIO or not (path / MANIFEST).is_file():
@@ -203,8 +204,14 @@ def num_windows(source: Source) -> int:
     upstream = str(manifest.get("inputs", {}).get("score", ""))
     homes = (path.absolute().parent, OUTPUTS / str(manifest["spec"]["name"]))
     folders = [found for home in homes for found in home.glob(f"*-{upstream}") if (found / MANIFEST).is_file()]
-    known = read_manifest(folders[0]) if upstream and folders else manifest
-    return int(known["spec"]["calibration"]["windows"])
+    if not upstream or not folders:
+        raise ArtifactError(
+            f"comes from the score step {upstream or 'of no name'}, which lies neither beside it nor in"
+            f" {OUTPUTS}/{manifest['spec']['name']}: its number of calibration windows is not known",
+            where=str(source),
+            hint="bring the score step's folder there; its manifest is enough",
+        )
+    return int(read_manifest(folders[0])["spec"]["calibration"]["windows"])
 
 
 def _finished(folder: Path) -> CurveResult:

@@ -61,12 +61,14 @@ def test_a_curve_is_a_step(tmp_path: Path) -> None:
 
 
 def test_windows_come_from_the_score_step(tmp_path: Path) -> None:
-    """The number of windows is that of the scores, not of the spec that they were ranked under; else that of the spec."""
+    """The number of windows is that of the scores, not of the spec that they were ranked under; without them it is not known."""
     folder = rank_step(tmp_path / "a", noisy(0.5), windows=4, ranked_under=32)
     assert num_windows(folder) == 4
     [score] = (tmp_path / "a/tiny").glob("score-*")
     (score / "manifest.json").unlink()
-    assert num_windows(folder) == 32
+    with pytest.raises(ArtifactError) as error:
+        num_windows(folder)
+    assert "its number of calibration windows is not known" in str(error.value)
     with pytest.raises(ArtifactError) as error:
         num_windows(saved(noisy(0.5), tmp_path / "a.csv"))
     assert "does not say how many calibration windows its scores come from" in str(error.value)
