@@ -1,22 +1,21 @@
 """Prove by intervention: change weights, measure the damage, bring the exact bits back."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from esa.artifact import Journal, Step, Table, find_table, read_manifest, read_ranking, to_json
+from esa.artifact import Step, Table, find_table, read_manifest, read_ranking, to_json
 from esa.artifact.steps import JOURNAL, OUTPUTS, marking_failures
 from esa.artifact.tables import encode
 from esa.data import TokenWindows, calibration_windows, eval_windows, source_hash
-from esa.errors import ArtifactError, CheckError, EsaError, SpecError
+from esa.errors import EsaError, SpecError
 from esa.eval import Evaluator, budgeted
 from esa.eval.tasks import task_inputs
 from esa.model import (
     LoadedModel,
     check_context,
     eligible,
-    fingerprint,
     load_model,
     model_inputs,
     require_same_model,
@@ -29,6 +28,7 @@ from esa.perturb.evidence.tables import evidence_tables
 from esa.perturb.gradients import touched_gradients
 from esa.perturb.groups import group_from_addresses, groups_from_ranking
 from esa.perturb.heads import heads_of
+from esa.perturb.integrity import opened_journal, require_restored, watched
 from esa.perturb.tables import damage_table, further_tables, windows_table
 from esa.perturb.targets import names_of
 from esa.progress import Progress, Recording
@@ -124,7 +124,7 @@ def run(
         return _finished(step)
     evaluator = Evaluator(loaded, windows, spec.eval.batch_tokens, room)
     seed = spec.score.seeds[0]
-    journal = _journal(step, loaded)
+    journal = opened_journal(step, loaded)
     num_reused = sum(key in plan.cases for key in journal.done)
     if num_reused:
         progress.note(f"{num_reused} of {len(plan.cases)} cases are taken over from {JOURNAL}")
@@ -133,15 +133,9 @@ def run(
     touched = set(names_of(target for case in plan.cases.values() for target in case.targets))
     floors = floor_targets(groups, loaded, list(eligible(loaded.table)), seed, spec.eval.rewrites)
     touched |= {name for name, _ in floors}
-    before = fingerprint(loaded.weights, touched)
-    try:
+    with watched(loaded, touched) as checksum:
         campaign.evaluate(plan, floors)
         further = further_tables(campaign, plan, spec)  # some evaluate, too
-    except BaseException as error:
-        if fingerprint(loaded.weights, touched) != before:
-            raise CheckError("the model's checksum changed: a perturbation was not restored") from error
-        raise
-    after = fingerprint(loaded.weights, touched)
     damage = damage_table(campaign, plan, spec, step.meta())
     tables = {"damage.csv": damage, "windows.csv": windows_table(campaign, plan), **further}
     tables |= evidence_tables(campaign, plan, spec)
@@ -154,14 +148,12 @@ def run(
         data=windows.facts(),
         **({"gradient_data": scored.facts(seed)} if scored else {}),
         seeds=[seed],
-        checksum=(
-            checksum := {"before": before, "after": after, "restored": before == after, "num_tensors": len(touched)}
-        ),
+        checksum=checksum.record(),
         noise_floor=campaign.noise_floor(),
         num_cases=len(plan.cases),
         num_reused=num_reused,
     )
-    _require_restored(checksum, step.folder)
+    require_restored(checksum.record(), step.folder)
     return PerturbResult(damage, step.folder, step.id, reused=False)
 
 
@@ -199,28 +191,10 @@ def _gradients_of(
 
 
 def _finished(step: Step) -> PerturbResult:
-    _require_restored(read_manifest(step.folder)["checksum"], step.folder)
+    require_restored(read_manifest(step.folder)["checksum"], step.folder)
     table = find_table(step.folder, "damage/1")
     damage = Table(table.kind, table.frame, step.meta())  # a CSV carries none
     return PerturbResult(damage, step.folder, step.id, reused=True)
-
-
-def _journal(step: Step, loaded: LoadedModel) -> Journal:
-    """Return the step's journal. Raises ArtifactError if it was begun on a model with other weights."""
-    journal = Journal(step.folder / JOURNAL)
-    mine = {"fingerprint": loaded.facts["fingerprint"]}
-    if "model" not in journal.done:
-        journal.append("model", mine)
-    elif journal.done["model"]["fingerprint"] != mine["fingerprint"]:
-        raise ArtifactError(
-            "was begun on a model with other weights", where=str(step.folder), hint="start the step afresh with --force"
-        )
-    return journal
-
-
-def _require_restored(checksum: Mapping[str, object], folder: Path) -> None:
-    if not checksum["restored"]:
-        raise CheckError("the model's checksum changed: a perturbation was not restored", where=str(folder))
 
 
 def _resolve(targets: str | Path | Table | Sequence[str]) -> tuple[Table | list[str], dict[str, str], str]:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from esa.artifact import Journal
-from esa.errors import ArtifactError, ModelError
 from esa.eval import INTACT, Edit, Evaluator, Measured, case_id
 from esa.model import LoadedModel
 from esa.model.addresses import unravel
@@ -18,6 +17,7 @@ from esa.perturb.apply import Change, applied, fault_rows, neighbours, plan_chan
 from esa.perturb.cases import Case, Plan
 from esa.perturb.groups import Group
 from esa.perturb.hooks import hooked
+from esa.perturb.integrity import remember_intact
 from esa.perturb.targets import Region, Target, addressed, by_tensor, names_of
 from esa.progress import Progress
 from esa.spec import generator
@@ -71,7 +71,7 @@ class Campaign:
         self.progress.start("cases", 1 + len(touched))
         self.progress.advance(len(touched) - len(starts))
         if starts or INTACT not in self.journal.done:
-            self._intact(set(starts.values()))
+            remember_intact(self.evaluator, self.journal, set(starts.values()))
         self.progress.advance()
         waiting: list[_Planned] = []
         for key in sorted(starts, key=lambda key: starts[key]):  # of one first block, in the plan's order
@@ -95,24 +95,6 @@ class Campaign:
         if targets:
             assert self.take_gradients is not None, "a plan with gradient cases comes with what takes gradients"
             self._gradients = self.take_gradients(by_tensor(self.loaded, targets))
-
-    def _intact(self, starts: set[int]) -> None:
-        """Evaluate the intact model, and hold the result against the journal's."""
-        intact = self.evaluator.remember(starts)
-        if intact.nonfinite:
-            raise ModelError(
-                "the intact model gives NaN or infinite logits on the evaluation text: no damage can be measured",
-                hint="try dtype = 'float32'",
-            )
-        if INTACT not in self.journal.done:
-            self.journal.append(INTACT, {"measured": intact.record()})
-        elif intact != self.measured(INTACT):
-            raise ArtifactError(
-                f"the intact model had an NLL of {self.measured(INTACT).mean_nll!r} when the step was begun, and has"
-                f" {intact.mean_nll!r} now: cases of both would not be comparable",
-                where=str(self.journal.path),
-                hint="go on with the machine, device, number of threads and torch that began it, or start afresh with --force",
-            )
 
     def _planned(self, key: str, case: Case | None, floor: Mapping[str, Target]) -> _Planned:
         if case is None:

@@ -6,17 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from esa.artifact import Journal, Step, Table, find_table, make_table, read_manifest, to_json
-from esa.artifact.steps import JOURNAL, OUTPUTS, marking_failures
+from esa.artifact import Step, Table, find_table, make_table, read_manifest, to_json
+from esa.artifact.steps import OUTPUTS, marking_failures
 from esa.data import eval_windows, source_hash
-from esa.errors import ArtifactError, CheckError
+from esa.errors import ArtifactError
 from esa.eval import Evaluator, budgeted
-from esa.model import LoadedModel, check_context, fingerprint, load_model, model_inputs, require_same_model
+from esa.model import LoadedModel, check_context, load_model, model_inputs, require_same_model
 from esa.model.published import matches, published
 from esa.perturb.campaign import Campaign
 from esa.perturb.detector.candidates import Comparison, from_records, with_published
 from esa.perturb.detector.cases import METRIC, CandidateCases
 from esa.perturb.detector.verdicts import counts
+from esa.perturb.integrity import opened_journal, require_restored, watched
 from esa.perturb.targets import addressed
 from esa.progress import Progress, Recording
 from esa.spec import Spec
@@ -112,19 +113,13 @@ def run(
         step.id,
         loaded,
         Evaluator(loaded, windows, spec.eval.batch_tokens, room),
-        _journal(step, loaded),
+        opened_journal(step, loaded),
         spec.score.seeds[0],
         progress,
     )
     cases = CandidateCases(campaign, spec, candidates)
-    before = fingerprint(loaded.weights, cases.touched)
-    try:
+    with watched(loaded, cases.touched) as checksum:
         cases.evaluate()
-    except BaseException as error:
-        if fingerprint(loaded.weights, cases.touched) != before:
-            raise CheckError("the model's checksum changed: a perturbation was not restored") from error
-        raise
-    after = fingerprint(loaded.weights, cases.touched)
     rows = cases.rows()
     step.write(make_table("detector/1", rows, step.meta()), TABLE)
     step.finish(
@@ -133,7 +128,7 @@ def run(
         model=loaded.facts,
         data=windows.facts(),
         seeds=[campaign.seed],
-        checksum={"before": before, "after": after, "restored": before == after, "num_tensors": len(cases.touched)},
+        checksum=checksum.record(),
         noise_floor=campaign.noise_floor() if candidates else None,
         num_cases=len(cases.plan.cases),
         peak_ratio=scored["spec"]["score"]["peak_ratio"],
@@ -189,22 +184,8 @@ def _compared(one: Comparison, loaded: LoadedModel) -> dict[str, object]:
     }
 
 
-def _journal(step: Step, loaded: LoadedModel) -> Journal:
-    """Return the step's journal. Raises ArtifactError if it was begun on a model with other weights."""
-    journal = Journal(step.folder / JOURNAL)
-    mine = loaded.facts["fingerprint"]
-    if "model" not in journal.done:
-        journal.append("model", {"fingerprint": mine})
-    elif journal.done["model"]["fingerprint"] != mine:
-        raise ArtifactError(
-            "was begun on a model with other weights", where=str(step.folder), hint="start the step afresh with --force"
-        )
-    return journal
-
-
 def _finished(step: Step, *, reused: bool = True) -> DetectorResult:
     manifest = read_manifest(step.folder)
-    if not manifest["checksum"]["restored"]:
-        raise CheckError("the model's checksum changed: a perturbation was not restored", where=str(step.folder))
+    require_restored(manifest["checksum"], step.folder)
     table = find_table(step.folder, "detector/1")
     return DetectorResult(Table(table.kind, table.frame, step.meta()), manifest, step.folder, step.id, reused)

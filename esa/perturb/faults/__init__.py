@@ -6,17 +6,18 @@ from pathlib import Path
 
 import polars as pl
 
-from esa.artifact import Journal, Step, Table, find_table, make_table, read_manifest, read_table
-from esa.artifact.steps import JOURNAL, OUTPUTS, marking_failures
+from esa.artifact import Step, Table, find_table, make_table, read_manifest, read_table
+from esa.artifact.steps import OUTPUTS, marking_failures
 from esa.artifact.tables import encode
 from esa.data import eval_windows, source_hash
-from esa.errors import ArtifactError, CheckError, SpecError
+from esa.errors import SpecError
 from esa.eval import Evaluator, budgeted
-from esa.model import LoadedModel, check_context, fingerprint, load_model, model_inputs, require_same_model
+from esa.model import LoadedModel, check_context, load_model, model_inputs, require_same_model
 from esa.model.quantized import QuantizedWeight
 from esa.perturb.faults.campaign import FaultCampaign, trial_key
 from esa.perturb.faults.lists import check_list, chosen, draw_list, matched, stores
 from esa.perturb.faults.rates import rate_rows
+from esa.perturb.integrity import opened_journal, require_restored, watched
 from esa.progress import Progress, Recording
 from esa.spec import Spec
 
@@ -109,18 +110,12 @@ def run(
     listed = make_table("fault_list/1", frame.with_columns(pl.lit(step.id).alias("run")), step.meta())
     step.write(listed, LIST)
     evaluator = Evaluator(loaded, windows, spec.eval.batch_tokens, room)
-    journal = _journal(step, loaded, listed)
+    journal = opened_journal(step, loaded, list=_content_hash(listed.frame))
     trials = {(rate, number): part for (rate, number), part in frame.group_by(["rate", "trial"], maintain_order=True)}
     campaign = FaultCampaign(step.id, loaded, evaluator, journal, spec.faults, progress)
     num_reused = sum(trial_key(*trial) in journal.done for trial in trials)
-    before = fingerprint(loaded.weights, set(struck))
-    try:
+    with watched(loaded, struck) as checksum:
         campaign.evaluate(trials)
-    except BaseException as error:
-        if fingerprint(loaded.weights, set(struck)) != before:
-            raise CheckError("the model's checksum changed: a fault was not restored") from error
-        raise
-    after = fingerprint(loaded.weights, set(struck))
     ended = [campaign.trial(rate, number) for rate, number in trials]
     rows = [campaign.row(trial) for trial in ended]
     step.write(make_table("fault_trials/1", rows, step.meta()), "fault_trials.csv")
@@ -132,7 +127,7 @@ def run(
         model=loaded.facts,
         data=windows.facts(),
         seeds=[seed],
-        checksum={"before": before, "after": after, "restored": before == after, "num_tensors": len(struck)},
+        checksum=checksum.record(),
         num_cases=len(trials),
         num_reused=num_reused,
         num_bits=total,
@@ -161,22 +156,8 @@ def _content_hash(given: pl.DataFrame) -> str:
     return hashlib.sha256(encode(make_table("fault_list/1", given.drop("run")), "csv")).hexdigest()
 
 
-def _journal(step: Step, loaded: LoadedModel, listed: Table) -> Journal:
-    """Return the step's journal. Raises ArtifactError if it was begun on other weights, or with another list."""
-    journal = Journal(step.folder / JOURNAL)
-    mine = {"fingerprint": loaded.facts["fingerprint"], "list": _content_hash(listed.frame)}
-    if "begun" not in journal.done:
-        journal.append("begun", mine)
-        return journal
-    for name, what in (("fingerprint", "on a model with other weights"), ("list", "with another list of faults")):
-        if journal.done["begun"][name] != mine[name]:
-            raise ArtifactError(f"was begun {what}", where=str(step.folder), hint="start the step afresh with --force")
-    return journal
-
-
 def _finished(step: Step) -> FaultsResult:
-    if not read_manifest(step.folder)["checksum"]["restored"]:
-        raise CheckError("the model's checksum changed: a fault was not restored", where=str(step.folder))
+    require_restored(read_manifest(step.folder)["checksum"], step.folder)
     trials, rates = (find_table(step.folder, kind) for kind in ("fault_trials/1", "fault_rates/1"))
     trials, rates = (Table(table.kind, table.frame, step.meta()) for table in (trials, rates))  # a CSV carries none
     return FaultsResult(trials, rates, step.folder, step.id, reused=True)

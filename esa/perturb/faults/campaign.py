@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 import polars as pl
 
 from esa.artifact import Journal
-from esa.errors import ArtifactError, ModelError
 from esa.eval import INTACT, Edit, Evaluator, Measured
 from esa.eval.language_modeling import perplexity
 from esa.model import LoadedModel
 from esa.perturb.apply import applied
 from esa.perturb.faults.changes import Counts, Struck, strike
 from esa.perturb.faults.rates import Trial, outcome_of
+from esa.perturb.integrity import remember_intact
 from esa.progress import Progress
 from esa.spec.sections import Faults
 
@@ -68,24 +68,11 @@ class FaultCampaign:
         self.progress.finish()
 
     def _intact(self, starts: set[int]) -> None:
-        """Evaluate the intact model, and hold the result against the journal's."""
-        intact = self.evaluator.remember(starts)
-        if intact.nonfinite:
-            raise ModelError(
-                "the intact model gives NaN or infinite logits on the evaluation text: no damage can be measured",
-                hint="try dtype = 'float32'",
-            )
-        if (state := intact.outcome(self.evaluator.vocabulary)) != "ok":
+        """Evaluate the intact model, and say where it is broken itself."""
+        state = remember_intact(self.evaluator, self.journal, starts).outcome(self.evaluator.vocabulary)
+        if state != "ok":
             self.progress.warn(
                 f"the intact model is itself {state} on the evaluation text: outcomes say little beside it"
-            )
-        if INTACT not in self.journal.done:
-            self.journal.append(INTACT, {"measured": intact.record()})
-        elif intact != self.measured(INTACT):
-            raise ArtifactError(
-                "the intact model measures otherwise than when the step was begun: trials of both would not be comparable",
-                where=str(self.journal.path),
-                hint="go on with the machine, device, number of threads and torch that began it, or start afresh with --force",
             )
 
     def _compare(self, waiting: list[tuple[str, frozenset[str], Struck]]) -> None:

@@ -7,15 +7,16 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from esa.artifact import Journal, Step, Table, find_table, make_table, read_manifest
-from esa.artifact.steps import JOURNAL, OUTPUTS, marking_failures
+from esa.artifact import Step, Table, find_table, make_table, read_manifest
+from esa.artifact.steps import OUTPUTS, marking_failures
 from esa.data import eval_windows, source_hash
-from esa.errors import ArtifactError, CheckError
+from esa.errors import ArtifactError
 from esa.eval import INTACT, Evaluator, budgeted
-from esa.model import LoadedModel, check_context, fingerprint, load_model, model_inputs, require_same_model
+from esa.model import LoadedModel, check_context, load_model, model_inputs, require_same_model
 from esa.perturb.campaign import Campaign, floor_targets
 from esa.perturb.cases import Plan, plan_cases
 from esa.perturb.groups import Group
+from esa.perturb.integrity import opened_journal, require_restored, watched
 from esa.perturb.truth.agreement import Agreement, Changes, agreements, behind_best
 from esa.perturb.truth.sample import Sample, draw_sample
 from esa.perturb.truth.scores import Scored, open_scores, top_weights, uniform_weights
@@ -115,18 +116,12 @@ def run(
     if not step.begin(force=force):  # another process finished it while the model was loaded
         return _finished(step)
     evaluator = Evaluator(loaded, windows, spec.eval.batch_tokens, room)
-    campaign = Campaign(step.id, loaded, evaluator, _journal(step, loaded), seed, progress)
+    campaign = Campaign(step.id, loaded, evaluator, opened_journal(step, loaded), seed, progress)
     num_reused = sum(case in plan.cases for case in campaign.journal.done)
     floors = floor_targets([group], loaded, list(scored.tensors), seed, spec.eval.rewrites)
     touched = {name for name, _ in (*targets, *floors)}
-    before = fingerprint(loaded.weights, touched)
-    try:
+    with watched(loaded, touched) as checksum:
         campaign.evaluate(plan, floors)
-    except BaseException as error:
-        if fingerprint(loaded.weights, touched) != before:
-            raise CheckError("the model's checksum changed: a weight was not restored") from error
-        raise
-    after = fingerprint(loaded.weights, touched)
     zeroed = measured(campaign, plan, sample)
     tables = {
         "truth.csv": truth_rows(step.id, scored, zeroed, spec, seed, progress),
@@ -140,7 +135,7 @@ def run(
         model=loaded.facts,
         data=windows.facts(),
         seeds=[seed],
-        checksum={"before": before, "after": after, "restored": before == after, "num_tensors": len(touched)},
+        checksum=checksum.record(),
         noise_floor=zeroed.floor,
         num_cases=len(plan.cases),
         num_reused=num_reused,
@@ -244,21 +239,7 @@ def _column(zeroed: Zeroed, name: str) -> np.ndarray[tuple[int, ...], np.dtype[n
     return zeroed.sample.frame[name].cast(pl.Float64).fill_null(float("nan")).to_numpy()
 
 
-def _journal(step: Step, loaded: LoadedModel) -> Journal:
-    """Return the step's journal. Raises ArtifactError if it was begun on a model with other weights."""
-    journal = Journal(step.folder / JOURNAL)
-    mine = {"fingerprint": loaded.facts["fingerprint"]}
-    if "model" not in journal.done:
-        journal.append("model", mine)
-    elif journal.done["model"]["fingerprint"] != mine["fingerprint"]:
-        raise ArtifactError(
-            "was begun on a model with other weights", where=str(step.folder), hint="start the step afresh with --force"
-        )
-    return journal
-
-
 def _finished(step: Step) -> TruthResult:
-    if not read_manifest(step.folder)["checksum"]["restored"]:
-        raise CheckError("the model's checksum changed: a weight was not restored", where=str(step.folder))
+    require_restored(read_manifest(step.folder)["checksum"], step.folder)
     table = find_table(step.folder, "truth/1")
     return TruthResult(Table(table.kind, table.frame, step.meta()), step.folder, step.id, reused=True)
