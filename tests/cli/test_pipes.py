@@ -76,7 +76,7 @@ def test_pipes_give_the_bytes_of_files(suffix: str, folder: Path, esa: Invoke) -
         else:
             assert data == files[name], name
         assert data == again[name], name
-    draws = {"csv": 5, "parquet": 2}[suffix]  # a CSV of scores carries no spec: the default number of draws
+    draws = {"csv": 19, "parquet": 2}[suffix]  # a CSV of scores carries no spec: the default number of draws
     # metrics x groups x K jointly, the draws x K, and metrics x 2 single weights
     assert rows(pipes["damage"], suffix).height == 3 * 2 * 2 + 2 * draws + 3 * 2
 
