@@ -64,7 +64,7 @@ def test_groups_merge_where_all_is_broken() -> None:
 def test_bits_of_a_quantisation_do_less_as_they_grow() -> None:
     """The strength of quantize is fewer bits, of clamp a lower quantile, of scale the distance from 1."""
     for method, option, values in [("quantize", "bits", (8, 6, 4)), ("clamp", "quantile", (0.999, 0.99, 0.9)),
-                                   ("scale", "factor", (1.1, 0.5, 3.0))]:  # fmt: skip
+                                   ("scale", "factor", (1.1, 1.5, 3.0))]:  # fmt: skip
         rows = [
             damage_row(f"c{n}", method=method, options=json.dumps({option: value}), dose=value)
             for n, value in enumerate(values)
@@ -188,3 +188,14 @@ def test_power_that_no_draws_can_give_is_null() -> None:
     broken = Windows(windows.base, windows.num_tokens, {**windows.nll, "t0.01": None})
     found = discrimination_rows("r", effects(rows, broken), broken, spec())
     assert next(row["dose"] for row in found if row["place"] == 1) == 0.01
+
+
+def test_shrinking_and_growing_are_two_responses() -> None:
+    """Factors below and above 1 make a series each."""
+    factors = (0.9, 0.5, 0.0, 1.1, 2.0, 4.0)
+    rows = [
+        damage_row(f"c{n}", method="scale", options=json.dumps({"factor": f}), dose=f) for n, f in enumerate(factors)
+    ]
+    windows = measured({f"c{n}": np.full(8, 0.1 * n) + 1e-4 * np.arange(8) for n in range(6)}, tokens=5)
+    found, _ = dose_rows("r", effects(rows, windows), spec(), 0.0)
+    assert [row["doses"] for row in found] == ["0.9 0.5 0.0", "1.1 2.0 4.0"]

@@ -61,6 +61,8 @@ def dose_series(found: Sequence[Effect]) -> list[Series]:
         for option, value in options.items():
             if option in DOSES and value is not None:
                 rest = json.dumps({key: other for key, other in options.items() if key != option}, sort_keys=True)
+                if one.about["method"] == "scale":  # shrinking and growing a weight are two responses
+                    rest += " below 1" if value < 1 else " above 1"
                 keys = ("metric", "seed", "group", "draw", "method", "unit", "k", "target")
                 grouped.setdefault((*one.where(*keys), option, rest), []).append(one)
     return [Series(key[-2], effects) for key, effects in grouped.items() if len(effects) >= _FEWEST]
@@ -70,8 +72,8 @@ def dose_rows(run: str, found: Sequence[Effect], spec: Spec, floor: float | None
     """Return the rows of ``dose/1``, one per series, and those of ``fits/1``: the curves through it.
 
     A series holds one set of weights and one method, by ascending strength of one option, or of cumulative K: its value, but
-    ``abs(factor - 1)`` of ``scale``, ``1 / (2^(bits - 1) - 1)`` of ``quantize``, 1 - quantile of ``clamp``. ``spearman``,
-    ``kendall`` with its p, ``rising`` and ``isotonic_r2``: ``esa.statistics.dose.monotonicity`` of the damages; ``page_p``: the
+    ``abs(factor - 1)`` of ``scale`` (below and above 1 apart), ``1 / (2^(bits - 1) - 1)`` of ``quantize``, 1 - quantile of
+    ``clamp``. ``spearman``, ``kendall`` with its p, ``rising`` and ``isotonic_r2``: ``esa.statistics.dose.monotonicity`` of the damages; ``page_p``: the
     trend within every window. ``separates_at``: the smallest dose at which the low end of the damage's interval is above
     every random draw of the same k at that dose and above the noise floor; ``merges_at``: the first larger one at which
     it no longer is; null without random draws or where there is none. Doses that left NaN or infinite logits are counted
