@@ -118,7 +118,12 @@ def print_parts(damage: pl.DataFrame) -> None:
     """Print what single targets, all but one, and pairs cost: per method and unit the worst of a list that a person named."""
     from esa.report.tables import label
 
-    named = damage.filter(pl.col("group") == "targets", pl.col("unit").is_in(["single", "leave_one_out", "pairs"]))
+    swept = (pl.col("method") == "bit_flip") & pl.col("options").str.contains(
+        '"bit":'
+    )  # bit by bit in a table of its own
+    named = damage.filter(
+        pl.col("group") == "targets", pl.col("unit").is_in(["single", "leave_one_out", "pairs"]), ~swept
+    )
     words = {"single": "each alone", "leave_one_out": "all but the one named", "pairs": "every two together"}
     for (method, options, unit), part in named.group_by("method", "options", "unit", maintain_order=True):
         ordered = part.sort(pl.col("delta_nll").fill_null(float("inf")), descending=True, maintain_order=True)

@@ -74,10 +74,10 @@ def dose_rows(run: str, found: Sequence[Effect], spec: Spec, floor: float | None
     A series holds one set of weights and one method, by ascending strength of one option, or of cumulative K: its value, but
     ``abs(factor - 1)`` of ``scale`` (below and above 1 apart), ``1 / (2^(bits - 1) - 1)`` of ``quantize``, 1 - quantile of
     ``clamp``. ``spearman``, ``kendall`` with its p, ``rising`` and ``isotonic_r2``: ``esa.statistics.dose.monotonicity`` of the
-    damages; ``page_p``: the trend within every window. ``separates_at``: the smallest dose at which the low end of the damage's interval is above
-    every random draw of the same k at that dose and above the noise floor; ``merges_at``: the first larger one at which
-    it no longer is; null without random draws or where there is none. Doses that left NaN or infinite logits are counted
-    (``num_broken``), stand apart from draws that live, and are left out of the rest.
+    damages; ``page_p``: the trend within every window. ``separates_at``: the smallest dose at which the low end of the damage's
+    interval is above every random draw of the same k at that dose and above the noise floor; ``merges_at``: the first larger
+    one at which it no longer is; null without random draws or where there is none. Doses that left NaN or infinite logits are
+    counted (``num_broken``), stand apart from draws that live, and are left out of the rest.
     Curves through joint and cumulative damages at strengths above zero: power, hill and weibull, with AICc, weights, profile
     intervals.
     Cost: 0.2 s per series of five doses.
