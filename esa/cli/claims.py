@@ -33,8 +33,10 @@ def print_claims(folder: Path) -> None:
     for claim, words in _WORDS.items():
         family = [row for row in screen if row["claim"] == claim]
         if family:
-            out_of_reach = sum("unattainable" in (row["flags"] or "") for row in family)
-            beyond = f", {out_of_reach} out of reach" if out_of_reach else ""
+            out_of_reach = [row for row in family if "unattainable" in (row["flags"] or "")]
+            fewest = min((row["num_draws"] for row in out_of_reach if row["num_draws"] is not None), default=None)
+            why = "" if fewest is None else f" of {number(fewest)} draws"
+            beyond = f", {number(len(out_of_reach))} out of reach{why}" if out_of_reach else ""
             parts.append(f"{words}: {sum(bool(row['holds']) for row in family)} of {len(family)}{beyond}")
     few = " Few windows: intervals and p are rough." if any("few_windows" in (r["flags"] or "") for r in screen) else ""
     print_line(f"Screen, false discovery rate {level}: {'; '.join(parts)}.{few}")
