@@ -43,15 +43,7 @@ def command(
             rich_help_panel=SPEC,
         ),
     ] = None,
-    harness: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--harness",
-            help="Also run this task of lm-evaluation-harness, or a task's .yaml file, on the model in memory; repeatable."
-            " Needs the extra eval.",
-            metavar="TASK",
-        ),
-    ] = None,
+    harness: options.Harness = None,
     power: Annotated[
         Path | None,
         typer.Option(

@@ -103,3 +103,12 @@ Ks = Annotated[
     list[int] | None,
     typer.Option("-k", help="How many weights; repeatable. Short for rank.k.", metavar="K", rich_help_panel=SPEC),
 ]
+Harness = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--harness",
+        help="Also run this task of lm-evaluation-harness, or a task's .yaml file, on the model in memory; repeatable."
+        " Needs the extra eval.",
+        metavar="TASK",
+    ),
+]

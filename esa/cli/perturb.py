@@ -57,6 +57,7 @@ def command(
     fault_list: perturb_faults.FaultList = None,
     detect: perturb_detect.Detect = None,
     validate: perturb_truth.Validate = None,
+    harness: options.Harness = None,
     k: options.Ks = None,
     model: Annotated[str | None, typer.Option("--model", help="Short for model.id.", rich_help_panel=SPEC)] = None,
     device: Annotated[
@@ -102,6 +103,7 @@ def command(
     }
     of_methods: dict[str, Any] = {"--method": method, "--option": option, "--unit": unit}
     of_targets: dict[str, Any] = {"--targets": targets, "--target": target, "-k": k, "--sweep-bits": sweep_bits}
+    of_targets["--harness"] = harness
     perturb_detect.require_alone(detect, of_targets | of_methods | {"--faults": faults} | of_faults)
     perturb_truth.require_alone(
         validate, of_targets | of_methods | {"--detect": detect, "--faults": faults} | of_faults
@@ -137,7 +139,14 @@ def command(
     from esa.cli.summary import print_damage, print_parts
 
     with progress.closing():
-        result = perturb.run(chosen, targets or target or [], out=folder_target(out), force=force, progress=progress)
+        result = perturb.run(
+            chosen,
+            targets or target or [],
+            harness=harness or (),
+            out=folder_target(out),
+            force=force,
+            progress=progress,
+        )
     if not quiet and not is_file_target(out):
         print_damage(result.damage.frame)
         print_parts(result.damage.frame)

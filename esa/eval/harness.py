@@ -108,6 +108,16 @@ def find_tasks(names: Sequence[str]) -> list[HarnessTask]:
 def run_harness(loaded: LoadedModel, found: Sequence[HarnessTask], spec: Spec) -> list[HarnessFigure]:
     """Return the figures that lm-evaluation-harness gives the model as it is, in the order of the tasks found.
 
+    ``harness_results`` says how.
+    """
+    return [one for figures, _ in harness_results(loaded, found, spec) for one in figures]
+
+
+def harness_results(
+    loaded: LoadedModel, found: Sequence[HarnessTask], spec: Spec
+) -> list[tuple[list[HarnessFigure], dict[str, list[dict[str, Any]]]]]:
+    """Return by name found the figures that lm-evaluation-harness gives the model as it is, and its samples by task.
+
     A name is a task, group or tag of the harness, or the path of a task's ``.yaml`` file, which may lie anywhere: with
     ``dataset_path: json`` and a local file nothing is fetched. A task's own Python (``!function``) is run as the harness
     runs it. The model is handed over in memory (``HFLM(pretrained=...)``), changed weights and all, with a copy of the
@@ -117,7 +127,7 @@ def run_harness(loaded: LoadedModel, found: Sequence[HarnessTask], spec: Spec) -
     """
     bos = None if spec.eval.bos == "auto" else bool(spec.eval.bos)
     batch = max(1, spec.eval.batch_tokens // spec.eval.length)
-    figures: list[HarnessFigure] = []
+    every: list[tuple[list[HarnessFigure], dict[str, list[dict[str, Any]]]]] = []
     with _hushed():
         from lm_eval import simple_evaluate
         from lm_eval.models.huggingface import HFLM
@@ -127,10 +137,11 @@ def run_harness(loaded: LoadedModel, found: Sequence[HarnessTask], spec: Spec) -
         for task, manager in found:
             with _watched(loaded.model) as passes:
                 results = simple_evaluate(
-                    model=model, tasks=[task], task_manager=manager, limit=spec.eval.task_items, log_samples=False
+                    model=model, tasks=[task], task_manager=manager, limit=spec.eval.task_items, log_samples=True
                 )
-            figures += [one if all(passes) else replace(one, value=None, stderr=None) for one in _figures(results)]
-    return figures
+            figures = [one if all(passes) else replace(one, value=None, stderr=None) for one in _figures(results)]
+            every.append((figures, results.get("samples", {})))
+    return every
 
 
 def _task(name: str) -> HarnessTask:

@@ -11,6 +11,7 @@ from esa.artifact.tables import encode
 from esa.data import TokenWindows, calibration_windows, eval_windows, source_hash
 from esa.errors import EsaError, SpecError
 from esa.eval import Evaluator, budgeted
+from esa.eval.harness import find_tasks, harness_inputs
 from esa.eval.tasks import task_inputs
 from esa.model import (
     LoadedModel,
@@ -74,6 +75,7 @@ def run(
     *,
     loaded: LoadedModel | None = None,
     calibration: Sequence[str] = (),
+    harness: Sequence[str] = (),
     out: Path | None = None,
     root: Path = OUTPUTS,
     force: bool = False,
@@ -84,7 +86,8 @@ def run(
     ``targets``: a ranking (step folder, file, ``-`` or table), or a list of addresses (``esa.perturb.targets``), which are one
     group. ``esa.perturb.tables`` adds what the spec asks for beside: ``bit_flip`` also writes ``faults.csv``. The intact
     model is evaluated once; a complete step is reused; a killed one goes on at the next case. ``calibration``: sha256 of
-    token windows the ranking was computed on, for a warning where they equal the evaluation's.
+    token windows the ranking was computed on, for a warning where they equal the evaluation's. ``harness``: names or files of
+    tasks of lm-evaluation-harness that every case is measured on, as on ``eval.tasks``.
     Raises EsaError for content; CheckError at once if a restored value differs, and after everything is written if the
     model's checksum changed.
     Cost: one evaluation of the windows per case, from the first block that changed on, one for the intact model, and
@@ -98,7 +101,7 @@ def run(
     require_scales(spec)
     ranking, inputs, where = _resolve(targets)
     spec = _testable(spec, ranking, progress)
-    step = perturb_step(spec, inputs, root, out, loaded)
+    step = perturb_step(spec, {**inputs, **harness_inputs(harness)}, root, out, loaded)
     if step.reusable(force=force):
         require_same_model(step, loaded)
         progress.note(f"perturb: {step.folder} is complete")
@@ -119,6 +122,7 @@ def run(
             "the calibration windows are the evaluation windows: damage is measured on the text that was scored"
         )
     require_items(spec, loaded)
+    tasks = find_tasks(harness) if harness else []
     room = budgeted(spec, loaded, progress, remembers=True)
     if not step.begin(force=force):  # another process finished it while the model was loaded
         return _finished(step)
@@ -129,7 +133,7 @@ def run(
     if num_reused:
         progress.note(f"{num_reused} of {len(plan.cases)} cases are taken over from {JOURNAL}")
     taken = _gradients_of(spec, loaded, scored, progress)
-    campaign = Campaign(step.id, loaded, evaluator, journal, seed, progress, taken)
+    campaign = Campaign(step.id, loaded, evaluator, journal, seed, progress, taken, tasks)
     touched = set(names_of(target for case in plan.cases.values() for target in case.targets))
     floors = floor_targets(groups, loaded, list(eligible(loaded.table)), seed, spec.eval.rewrites)
     touched |= {name for name, _ in floors}

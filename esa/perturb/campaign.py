@@ -11,6 +11,7 @@ from torch import Tensor
 
 from esa.artifact import Journal
 from esa.eval import INTACT, Edit, Evaluator, Measured, case_id
+from esa.eval.harness import HarnessTask
 from esa.model import LoadedModel
 from esa.model.addresses import unravel
 from esa.perturb.apply import Change, applied, fault_rows, neighbours, plan_changes, same_bits
@@ -41,6 +42,7 @@ class Campaign:
     """The evaluations of one perturb step: the intact model, the noise floor, and every case of the plan.
 
     ``take_gradients``: returns the calibration loss's gradient at indices per parameter; asked once, where a case needs it.
+    ``harness``: tasks of lm-evaluation-harness that every case is measured on, too.
     """
 
     run: str
@@ -50,6 +52,7 @@ class Campaign:
     seed: int
     progress: Progress
     take_gradients: TakeGradients | None = None
+    harness: Sequence[HarnessTask] = ()
     rows: dict[str, dict[str, object]] = field(
         default_factory=dict, init=False, repr=False
     )  # what tables say of a case

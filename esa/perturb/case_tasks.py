@@ -5,6 +5,7 @@ from functools import partial
 
 from esa.artifact import Table, make_table
 from esa.eval import INTACT
+from esa.eval.harness_tasks import prepare_harness
 from esa.eval.tables import continuation_rows, item_rows, task_rows
 from esa.eval.task_result import TaskResult
 from esa.eval.tasks import PreparedTask, has_tasks, prepare_item_tasks, prepare_window_tasks
@@ -24,19 +25,20 @@ Results = Mapping[str, Sequence[TaskResult]]  # by case, in the order of the tas
 
 
 def task_tables(campaign: Campaign, plan: Plan, spec: Spec) -> dict[str, Table]:
-    """Return by file name what the tasks beside language modelling found; nothing where the spec names none.
+    """Return by file name what the tasks beside language modelling found; nothing where there are none.
 
     ``eval.csv``: figures of the intact model and of every case. ``items.csv``: values per item. ``task_damage.csv``: paired
     differences. ``continuations.csv``: of generation, the texts. Rows: the intact model, then the cases in the plan's order,
     without those that the confirmatory test alone needs (``confirm.draws`` of them), which reads no task.
     Raises DataError for items that cannot be read.
     """
-    if not has_tasks(spec):
+    if not has_tasks(spec) and not campaign.harness:
         return {}
     plan = Plan({key: case for key, case in plan.cases.items() if key not in plan.tested}, plan.uses)
     windows = campaign.evaluator.windows
     tasks = prepare_window_tasks(spec, campaign.loaded, windows, campaign.progress)
     tasks += prepare_item_tasks(spec, campaign.loaded, campaign.progress)
+    tasks += prepare_harness(campaign.loaded, campaign.harness, spec)
     results = measure(campaign, plan, tasks)
     run, intact = campaign.run, results[INTACT]
     of_cases = [

@@ -1,7 +1,6 @@
 """The gradient of the calibration loss at the weights that a campaign touches, and at no others."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import groupby
 
 import torch
@@ -12,6 +11,7 @@ from esa.data import TokenWindows
 from esa.errors import ModelError
 from esa.model import LoadedModel
 from esa.model.block_stack import tensors_in
+from esa.model.differentiable import differentiable
 from esa.progress import Progress
 
 
@@ -34,7 +34,7 @@ def touched_gradients(
     """
     together = 1 if loaded.facts.get("quantization") == "int8" else batch_tokens
     batches = [torch.tensor(batch, device=loaded.device) for batch in _batches(windows.ids, together)]
-    with _differentiable(loaded, touched):
+    with differentiable(loaded, touched):
         walk = _Walk(loaded, touched, windows.num_predicted, batches[0])
         progress.start("gradients", len(batches))
         for ids in batches:
@@ -99,19 +99,6 @@ class _Walk:
                 picked = gradient.reshape(-1)[self.touched[name].to(gradient.device)].double()
                 self.sums[name] = picked if name not in self.sums else self.sums[name] + picked
         return below
-
-
-@contextmanager
-def _differentiable(loaded: LoadedModel, names: Mapping[str, object]) -> Iterator[None]:
-    """Let exactly the named parameters require gradients for a while."""
-    before = {name: weight.requires_grad for name, weight in loaded.weights.items()}
-    try:
-        for name, weight in loaded.weights.items():
-            weight.requires_grad = name in names
-        yield
-    finally:
-        for name, weight in loaded.weights.items():
-            weight.requires_grad = before[name]
 
 
 def _batches(ids: Sequence[tuple[int, ...]], batch_tokens: int) -> Iterator[list[tuple[int, ...]]]:

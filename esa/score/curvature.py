@@ -11,10 +11,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from esa.errors import ModelError
 from esa.model import LoadedModel, ParameterInfo
+from esa.model.differentiable import differentiable
 from esa.progress import Progress
 from esa.score.labels import window_loss
 from esa.score.ranks import ALONE, Ranks
-from esa.score.streaming import Window, differentiable
+from esa.score.streaming import Window
 from esa.spec import derive_seed
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from esa.errors import ModelError
 from esa.model import BlockStack, LoadedModel, ParameterInfo
 from esa.model.block_stack import Prologue, tensors_in
+from esa.model.differentiable import differentiable
 from esa.model.input_tap import InputTap
 from esa.progress import Progress
 from esa.score.labels import TEXT, Labels, label_loss
@@ -45,19 +46,6 @@ class BlockWatch(Protocol):
 
     def finish_block(self, block: int, outputs: Sequence[Tensor], again: Callable[[int], Tensor]) -> None:
         """Take the residual stream behind the block; ``again(window)`` runs the block once more on one window."""
-
-
-@contextmanager
-def differentiable(loaded: LoadedModel, names: Mapping[str, object]) -> Iterator[None]:
-    """Let exactly the named parameters require gradients for a while; frozen ones too, others not."""
-    before = {name: weight.requires_grad for name, weight in loaded.weights.items()}
-    try:
-        for name, weight in loaded.weights.items():
-            weight.requires_grad = name in names
-        yield
-    finally:
-        for name, weight in loaded.weights.items():
-            weight.requires_grad = before[name]
 
 
 def forward_pass(

@@ -11,6 +11,7 @@ from esa import perturb
 from esa.artifact import find_table
 from esa.errors import DataError
 from esa.eval import INTACT
+from esa.eval.harness import find_tasks, run_harness
 from esa.eval.hellaswag import TASK
 from esa.eval.loglikelihood import encode_pair
 from esa.model import LoadedModel
@@ -18,7 +19,7 @@ from esa.perturb import case_tasks
 from esa.perturb.campaign import Campaign
 from esa.spec import Spec
 from tests.conftest import build, load, make_tokenizer, model_fingerprint, tiny_spec
-from tests.eval.harness_files import write_lines
+from tests.eval.harness_files import task_file, write_lines
 from tests.eval.hellaswag_items import RAW
 from tests.eval.test_eval_tasks import PASSAGES
 
@@ -167,3 +168,30 @@ def test_without_tasks_a_campaign_writes_none(tmp_path: Path) -> None:
     """Language modelling alone gives no table of tasks."""
     folder = run_once(spec_of(tmp_path, []), tmp_path)
     assert not {"eval.csv", "items.csv", "task_damage.csv"} & {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.filterwarnings("ignore")  # the harness and what it imports warn of themselves
+def test_a_task_of_the_harness_is_paired_case_by_case(tmp_path: Path) -> None:
+    """Every case has the figures that the harness gives a model changed for good, its items' differences, and the same step again."""
+    pytest.importorskip("lm_eval")
+    yaml = task_file(tmp_path, "lambada", write_lines(tmp_path / "l.jsonl", PASSAGES))
+    spec = tiny_spec(
+        eval={"windows": 3, "rewrites": 1}, perturb=[{"method": "scale", "factor": 40.0, "unit": "single"}]
+    )
+    given: dict[str, Any] = {"harness": [str(yaml)], "root": tmp_path / "out"}
+    result = perturb.run(spec, TARGETS[:2], loaded=load("llama"), **given)
+    figures = find_table(result.folder, "eval/1").frame
+    assert figures["task"].unique().to_list() == ["lm_eval:tiny_lambada"]
+    cases = list(result.damage.frame.select("case", "target").iter_rows())
+    for case, target in cases:
+        changed = load("llama")
+        name, _, indices = target.partition(":")
+        with torch.no_grad():
+            changed.model.get_parameter(name)[tuple(map(int, indices.split(",")))] *= 40.0
+        expected = {one.metric: one.value for one in run_harness(changed, find_tasks([str(yaml)]), spec)}
+        mine = figures.filter(case=case)
+        assert dict(mine.select("metric", "value").iter_rows()) == pytest.approx(expected)
+    damage = find_table(result.folder, "task_damage/1").frame.filter(metric="acc")
+    assert damage["num_items"].to_list() == [len(PASSAGES)] * len(cases)
+    assert perturb.run(spec, TARGETS[:2], loaded=load("llama"), **given).reused
+    assert perturb.run(spec, TARGETS[:2], loaded=load("llama"), root=tmp_path / "out").id != result.id

@@ -12,9 +12,9 @@ import esa.score
 from esa.artifact import read_manifest
 from esa.errors import ModelError
 from esa.model import LoadedModel, eligible, fingerprint
+from esa.model.differentiable import differentiable
 from esa.model.quantized import QuantizedWeight
 from esa.registry import METRIC_KEYS
-from esa.score.streaming import differentiable
 from tests.conftest import tiny_spec
 from tests.quantized import DOWN, EMBEDDING, KINDS, dense_twin, load_quantized, turned, weight_of, wide_model
 from tests.score.naive import (
