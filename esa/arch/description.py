@@ -8,8 +8,6 @@ from typing import Any
 import polars as pl
 import torch
 
-from esa.arch.experts import active_weights
-from esa.arch.facts import architecture_facts
 from esa.arch.matching import Storage, match
 from esa.arch.stored import StoredFiles, StoredTensor, read_stored
 from esa.artifact import Table, make_table, to_json
@@ -19,9 +17,11 @@ from esa.errors import ModelError
 from esa.model import ParameterInfo, format_indices, source_hashes
 from esa.model import describe as describe_parameters
 from esa.model.anatomy import text_config
+from esa.model.experts import active_weights
 from esa.model.explaining import explained
 from esa.model.footprint import configuration, skeleton
 from esa.model.loading import check_shape
+from esa.model.shape import architecture_facts
 from esa.model.sources import find_source
 from esa.progress import Progress, Silent
 from esa.spec.sections import Model as ModelSection

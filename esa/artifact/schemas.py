@@ -155,4 +155,77 @@ SCHEMAS: dict[str, dict[str, type[pl.DataType]]] = {
         "run": TEXT, "id": TEXT, "quantity": TEXT, "subject": TEXT, "value": REAL, "low": REAL, "high": REAL,
         "verdict": TEXT, "why": TEXT,
     },
+    "points/1": {
+        "run": TEXT, "label": TEXT, "source": TEXT, "model": TEXT, "family": TEXT, "kind": TEXT, "variant": TEXT,
+        "training_seed": INT, "seed": INT, "num_parameters": INT, "active_parameters": INT, "step": INT, "num_tokens": INT,
+        "quantity": TEXT, "subject": TEXT, "value": REAL, "low": REAL, "high": REAL, "excluded": TEXT,
+    },
+    "laws/1": {
+        "run": TEXT, "over": TEXT, "model": TEXT, "quantity": TEXT, "subject": TEXT, "response": TEXT, "num_models": INT,
+        "num_points": INT, "law": TEXT, "weight": REAL, "r2": REAL, "power_r2": REAL, "exponent": REAL,
+        "exponent_low": REAL, "exponent_high": REAL, "prediction_error": REAL, "target": REAL, "predicted": REAL,
+        "predicted_low": REAL, "predicted_high": REAL, "changepoint": REAL, "changepoint_low": REAL,
+        "changepoint_high": REAL, "slope_below": REAL, "slope_above": REAL, "changepoint_p": REAL,
+        "changepoint_p_adjusted": REAL, "flags": TEXT, "verdict": TEXT,
+    },
+    "bands/1": {
+        "run": TEXT, "over": TEXT, "model": TEXT, "quantity": TEXT, "subject": TEXT, "law": TEXT, "x": REAL, "y": REAL,
+        "low": REAL, "high": REAL,
+    },
+    "covariates/1": {
+        "run": TEXT, "quantity": TEXT, "subject": TEXT, "term": TEXT, "level": TEXT, "against": TEXT, "estimate": REAL,
+        "low": REAL, "high": REAL, "p_value": REAL, "p_adjusted": REAL, "num_models": INT, "num_points": INT, "why": TEXT,
+    },
+    "effects/1": {
+        "run": TEXT, "label": TEXT, "model": TEXT, "family": TEXT, "num_parameters": INT, "subject": TEXT, "effect": REAL,
+        "stderr": REAL, "low": REAL, "high": REAL, "weight": REAL, "excluded": TEXT,
+    },
+    "meta/1": {
+        "run": TEXT, "subject": TEXT, "num_models": INT, "mean": REAL, "low": REAL, "high": REAL, "prediction_low": REAL,
+        "prediction_high": REAL, "p_value": REAL, "tau2": REAL, "i2": REAL, "q": REAL, "q_p": REAL, "why": TEXT,
+    },
+    "trajectory/1": {
+        "run": TEXT, "model": TEXT, "label": TEXT, "metric": TEXT, "seed": INT, "k": INT, "step": INT, "num_tokens": INT,
+        "parameter": TEXT, "index": INT, "target": TEXT, "rank": INT, "score": REAL, "in_top": FLAG,
+    },
+    "emergence/1": {
+        "run": TEXT, "model": TEXT, "metric": TEXT, "seed": INT, "k": INT, "parameter": TEXT, "index": INT, "target": TEXT,
+        "final_rank": INT, "num_checkpoints": INT, "num_in_top": INT, "first_in_top": INT, "stays_from": INT,
+        "num_exits": INT,
+    },
+    "shares/1": {
+        "run": TEXT, "label": TEXT, "metric": TEXT, "seed": INT, "by": TEXT, "value": TEXT, "relative_depth": REAL,
+        "numel": INT, "weight_share": REAL, "score_share": REAL, "density": REAL, "k": INT, "num_top": INT,
+        "num_tested": INT, "mean_damage": REAL, "max_damage": REAL, "joint_damage": REAL, "joint_low": REAL,
+        "joint_high": REAL,
+    },
+    "experts/1": {
+        "run": TEXT, "label": TEXT, "metric": TEXT, "seed": INT, "block": INT, "expert": INT, "numel": INT, "usage": REAL,
+        "score": REAL, "score_share": REAL, "density": REAL, "num_top": INT,
+    },
+    "comparison/1": {
+        "run": TEXT, "question": TEXT, "a": TEXT, "b": TEXT, "metric": TEXT, "subject": TEXT, "quantity": TEXT,
+        "value": REAL, "low": REAL, "high": REAL, "expected": REAL, "null": TEXT, "p_value": REAL, "smallest_p": REAL,
+        "p_adjusted": REAL, "num": INT, "why": TEXT,
+    },
+    "positions/1": {
+        "run": TEXT, "a": TEXT, "b": TEXT, "metric": TEXT, "k": INT, "parameter": TEXT, "index": INT, "target": TEXT,
+        "block": INT, "component": TEXT, "rank_a": INT, "rank_b": INT, "status": TEXT, "moved_from": TEXT,
+    },
+    "profiles/1": {
+        "run": TEXT, "label": TEXT, "metric": TEXT, "block": INT, "relative_depth": REAL, "feature": TEXT, "value": REAL,
+        "kmeans": INT, "hdbscan": INT,
+    },
+    "tree/1": {
+        "run": TEXT, "metric": TEXT, "merge": INT, "left": TEXT, "right": TEXT, "distance": REAL, "size": INT,
+    },
+    "features/1": {
+        "run": TEXT, "metric": TEXT, "feature": TEXT, "importance": REAL, "low": REAL, "high": REAL, "families": TEXT,
+    },
+    "robustness/1": {
+        "run": TEXT, "label": TEXT, "family": TEXT, "num_parameters": INT, "metric": TEXT, "method": TEXT, "k": INT,
+        "damage": REAL, "low": REAL, "high": REAL, "interval": TEXT, "outcome": TEXT, "rank": INT, "rank_low": INT,
+        "rank_high": INT, "task": TEXT, "task_metric": TEXT, "task_score": REAL, "task_low": REAL, "task_high": REAL,
+        "on_front": FLAG,
+    },
 }  # fmt: skip

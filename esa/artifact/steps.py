@@ -41,6 +41,8 @@ STEP_KEYS: dict[str, tuple[str, ...]] = {
     "overlap": ("overlap", "score.metrics", "rank.k"),  # the order of the lists, and K where overlap.k is not given
     "curve": ("overlap", "rank.k", "curve"),
     "eval": ("model", "eval"),
+    "scale": (),  # what they are asked for enters their ids as inputs
+    "arch": (),
     "report": ("name", "question"),
 }
 _LISTS = ("texts", "lengths", "seeds")  # of what esa eval alone measures

@@ -10,9 +10,10 @@ from torch import nn
 
 from esa.artifact import Step, read_manifest
 from esa.errors import ArtifactError, ModelError, SpecError
-from esa.model.anatomy import ParameterInfo, decoder_blocks, describe
+from esa.model.anatomy import ParameterInfo, decoder_blocks, describe, text_config
 from esa.model.block_stack import BlockStack
 from esa.model.disk import DiskBlocks, Placement, disk_weights, placement, require_safetensors, stored_tensors
+from esa.model.experts import active_weights
 from esa.model.explaining import explained, quiet
 from esa.model.footprint import skeleton
 from esa.model.null import make_null, null_facts, null_words
@@ -25,7 +26,9 @@ from esa.model.quantizing import (
     quantized_weights,
     require_kind,
 )
+from esa.model.shape import architecture_facts
 from esa.model.sources import find_source, pinned, source_hashes
+from esa.model.training import training_facts
 from esa.model.weights import Weight, fingerprint, weights_of
 from esa.progress import Progress, Silent
 from esa.spec.sections import Model as ModelSection
@@ -113,6 +116,8 @@ def load_model(section: ModelSection, progress: Progress | None = None) -> Loade
     origin = {"id": section.id, "revision": commit.sha if commit else None}
     if commit is not None:
         origin |= {"revision_asked": commit.asked, "without_hub": commit.unasked}
+    if training := training_facts(source, section.revision):
+        origin["training"] = training
     loaded.facts = {**origin, **loaded.facts, "device": str(device), "device_why": why}
     return loaded
 
@@ -172,6 +177,9 @@ def prepare(
             "threads": torch.get_num_threads(),
             "accelerator": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
             "num_parameters": sum(info.numel for info in table.values()),
+            "active_parameters": _active(model, table),
+            "shape": _shape(model, table),
+            "chat_template": bool(getattr(tokenizer, "chat_template", None)),
         }
     return LoadedModel(model, tokenizer, BlockStack(model), table, weights, device, facts, disk)
 
@@ -197,6 +205,19 @@ def require_same_model(step: Step, loaded: LoadedModel | None) -> None:
         raise ArtifactError(
             "was computed on a model with other weights", where=str(step.folder), hint="compute it afresh with --force"
         )
+
+
+def _shape(model: Any, table: dict[str, ParameterInfo]) -> dict[str, Any]:
+    """Return the numbers by which people know the architecture, those that it has."""
+    found = architecture_facts(model, table)
+    return {key: value for key, value in found.items() if key != "architecture" and value is not None}
+
+
+def _active(model: Any, table: dict[str, ParameterInfo]) -> int | None:
+    """Return how many weights one token uses, None where the configuration does not tell."""
+    counts = active_weights(model, table, text_config(model)).values()
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
 
 
 def _compute(section: ModelSection) -> torch.dtype:

@@ -10,9 +10,9 @@ from esa.progress import Progress, Silent
 
 if TYPE_CHECKING:
     from esa.artifact import Step
+    from esa.artifact.gather import Gathered
     from esa.report.comparison import Comparison
     from esa.report.criteria import Criteria
-    from esa.report.gather import Gathered
     from esa.report.page import Content
     from esa.report.verdicts import Judged
 
@@ -44,7 +44,7 @@ def run(
 ) -> ReportResult:
     """Write the report of a run, or of several side by side, and return it.
 
-    ``sources``: run folders, or any subset of their step folders; :func:`esa.report.grouping.group` tells which runs they
+    ``sources``: run folders, or any subset of their step folders; :func:`esa.artifact.grouping.group` tells which runs they
     are. ``criteria``: a file of criteria, for None those that ship with esa. The folder is ``out``, else ``root/<name>-<id>``,
     of several runs ``root/<name>+<name>-<id>``: ``report.html`` (one file that holds everything), ``report.md``,
     ``criteria.csv`` (a verdict per criterion), ``figures/*.png`` and ``*.svg``, ``data/*.csv`` and, last, ``manifest.json``.
@@ -84,9 +84,9 @@ def _opened(
     sources: Sequence[str | Path], out: Path | None, root: Path, criteria: Path | None
 ) -> tuple["Gathered | Comparison", "Step", "Criteria"]:
     from esa.artifact import Step
+    from esa.artifact.grouping import group
     from esa.report.comparison import Comparison
     from esa.report.criteria import load_criteria
-    from esa.report.grouping import group
 
     grouped = group(sources)
     found = grouped.runs[0] if len(grouped.runs) == 1 and not grouped.between else Comparison(grouped)
@@ -98,7 +98,7 @@ def _opened(
 
 def _content(found: "Gathered | Comparison", judged: "Sequence[Judged]") -> "Content":
     """Return the page: what one run was found to hold, or how several compare."""
-    from esa.report.gather import Gathered
+    from esa.artifact.gather import Gathered
 
     if isinstance(found, Gathered):
         from esa.report.page import content

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
+from esa.artifact.gather import Gathered
 from esa.report.comparison import Comparison, alike, fingerprint, models, windows
-from esa.report.gather import Gathered
 from esa.report.markdown import code, escape, join, number
 from esa.report.tables import label as effect_label
 

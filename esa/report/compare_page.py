@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 
 from esa import __version__
+from esa.artifact.gather import Gathered
 from esa.report.compare_figures import compare_figures
 from esa.report.compare_findings import shared_findings
 from esa.report.compare_frames import top_lists, top_overlaps, weights_by_run
@@ -26,7 +27,6 @@ from esa.report.criteria_section import criteria_parts
 from esa.report.evidence.claims import confirmatory_parts
 from esa.report.figures import Figure
 from esa.report.findings import findings
-from esa.report.gather import Gathered
 from esa.report.head import Head, facts
 from esa.report.markdown import block, bullets, code, escape, join, table
 from esa.report.page import Content, Section, drawn_in

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from esa.artifact.gather import CHAIN, STEPS, Gathered
 from esa.artifact.steps import readers
 from esa.report.comparison import Comparison, models, windows
-from esa.report.gather import CHAIN, STEPS, Gathered
 
 UNSET = "unset"
 _NAMES = ("name", "question")  # every run has its own: they stand in the table of the runs

@@ -6,10 +6,10 @@ from typing import Any
 
 import polars as pl
 
+from esa.artifact.gather import Gathered
 from esa.report.compare_frames import damage_by_run, same_metric, worst_of_all
 from esa.report.compare_specs import Difference
 from esa.report.comparison import Comparison
-from esa.report.gather import Gathered
 from esa.report.head import windows_text
 from esa.report.markdown import MISSING, code, escape, number, spread, table
 from esa.report.provenance import model_rows

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from esa.report.gather import STEPS, Gathered
-from esa.report.grouping import Grouped
+from esa.artifact.gather import STEPS, Gathered
+from esa.artifact.grouping import Grouped
 from esa.spec import Spec
 
 _MOST_NAMES = 72  # characters of the names in the report's folder

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import altair as alt
 import polars as pl
 
+from esa.artifact.gather import Gathered
 from esa.report import charts, charts_scores
 from esa.report.findings import share_sentences
 from esa.report.frames import (
@@ -20,7 +21,6 @@ from esa.report.frames import (
     single_weights,
     thresholds,
 )
-from esa.report.gather import Gathered
 from esa.report.markdown import number, percent
 from esa.report.sections import has_matrix
 from esa.report.tables import first_seed, label

@@ -5,9 +5,9 @@ from typing import Any
 
 import polars as pl
 
+from esa.artifact.gather import Gathered
 from esa.report.evidence.claims import confirmatory_sentences
 from esa.report.frames import largest_k
-from esa.report.gather import Gathered
 from esa.report.markdown import code, escape, join, number, percent
 from esa.report.tables import collapse, label, options_of, worst_single
 

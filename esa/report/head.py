@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from esa import __version__
-from esa.report.gather import STEPS, Gathered
+from esa.artifact.gather import STEPS, Gathered
 from esa.report.markdown import join, number
 
 _EVALUATED = ("perturb", "truth", "detector", "faults", "eval")  # the steps that measure on evaluation windows

@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from esa.artifact.gather import Gathered
 from esa.report.criteria_section import criteria_parts
 from esa.report.evidence.claims import claims_parts
 from esa.report.evidence.sections import evidence, evidence_figures
 from esa.report.figures import Figure, figures
 from esa.report.findings import findings, group_sentences
-from esa.report.gather import Gathered
 from esa.report.head import Head, generator, head
 from esa.report.markdown import bullets, escape
 from esa.report.provenance import (

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterable
 from typing import Any
 
-from esa.report.gather import Gathered
+from esa.artifact.gather import Gathered
 from esa.report.markdown import MISSING, block, code, escape, number, size, table
 
 DATA_HEADER = ["used by", "source", "packing", "windows", "length", "tokens", "BOS", "sha256 of the token ids"]

@@ -255,7 +255,7 @@ def test_a_token_uses_some_experts(name: str) -> None:
 
 def test_unknown_activity_is_null(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the configuration does not say how many experts a token uses, active is null, and a warning says so."""
-    monkeypatch.setattr("esa.arch.experts._PER_TOKEN", ("no_such_key",))
+    monkeypatch.setattr("esa.model.experts._PER_TOKEN", ("no_such_key",))
     found = arch.describe(SPARSE["mixtral"][0])
     unknown = found.frame.filter(pl.col("active").is_null())
     assert set(unknown["component"]) == {"expert.gate_up", "expert.down"}
@@ -264,7 +264,7 @@ def test_unknown_activity_is_null(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_experts_that_no_tensor_shows_are_not_counted_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """A configuration with experts and tensors without an axis of them leaves active open for the whole model."""
-    monkeypatch.setattr("esa.arch.experts.routed_experts", lambda *_: {})
+    monkeypatch.setattr("esa.model.experts.routed_experts", lambda *_: {})
     found = arch.describe(SPARSE["mixtral"][0])
     assert found.frame["active"].null_count() == found.frame.height
     assert len(found.warnings) == 1

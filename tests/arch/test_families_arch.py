@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from esa.arch.experts import active_weights
-from esa.arch.facts import architecture_facts
 from esa.model import describe
+from esa.model.experts import active_weights
+from esa.model.shape import architecture_facts
 from tests.families import build_family
 
 FACTS: dict[str, dict[str, Any]] = {

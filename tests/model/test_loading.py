@@ -23,6 +23,10 @@ from esa.spec.sections import Model
 from tests.conftest import build, load, make_tokenizer, model_fingerprint
 
 CPU = torch.device("cpu")
+SHAPE = {
+    "model_type": "llama", "num_blocks": 3, "hidden_size": 16, "num_heads": 4, "num_kv_heads": 2, "head_dim": 4,
+    "intermediate_size": 24, "vocab_size": 96, "context_length": 64, "activation": "silu",
+}  # fmt: skip
 
 
 def model_section(folder: Path | str, **keys: Any) -> Model:
@@ -52,7 +56,8 @@ def test_a_folder_is_loaded_and_said(folder_model: Path) -> None:
     assert loaded.facts == {
         "id": str(folder_model), "revision": None, "architecture": "LlamaForCausalLM", "fingerprint": model_fingerprint(expected),
         "dtype": "float32", "compute": "float32", "quantization": "none", "num_parameters": 8944, "device": "cpu",
-        "device_why": "named by model.device", "threads": 1, "accelerator": None,
+        "device_why": "named by model.device", "threads": 1, "accelerator": None, "active_parameters": 8944,
+        "chat_template": False, "shape": SHAPE,
     }  # fmt: skip
     assert notes == [f"loading {folder_model} as float32 on cpu (named by model.device)"]
 

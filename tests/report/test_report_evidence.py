@@ -9,11 +9,11 @@ import pytest
 
 from esa import report
 from esa.artifact import find_table, read_manifest, read_table
+from esa.artifact.grouping import group
 from esa.errors import ArtifactError, SpecError
 from esa.report.evidence.claims import claims_parts
 from esa.report.evidence.dose import dose_band
 from esa.report.evidence.weights import truth_order
-from esa.report.grouping import group
 from tests.report.conftest import Fake
 from tests.report.evidence import add_step, add_tables, candidate, claim, claims, complete, noisy_draws, swept, truths
 
@@ -241,6 +241,7 @@ def test_a_step_of_no_use_is_refused(fake: Maker) -> None:
     made = fake(**SMALL)
     folder = add_step(made, "report", {})
     with pytest.raises(
-        ArtifactError, match="is a step 'report'; a report takes score, rank, perturb, overlap, curve, truth, detector"
+        ArtifactError,
+        match="is a step 'report'; what is read here: score, rank, perturb, overlap, curve, truth, detector",
     ):
         report.run([folder], root=made.root / "reports")

@@ -120,7 +120,7 @@ def test_a_common_question_is_the_title(fake: Maker) -> None:
 
 def test_an_overlap_between_runs_has_its_table(three: tuple[list[Fake], report.ReportResult]) -> None:
     """What esa overlap measured between two of the runs is shown under their labels, with its own provenance."""
-    from tests.report.test_report_grouping import again
+    from tests.artifact.test_grouping import again
 
     made, _ = three
     ranks = [one.folders["rank"].name.removeprefix("rank-") for one in made[:2]]

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from esa.artifact.grouping import group
 from esa.report.criteria import Band, Criterion, load_criteria
-from esa.report.grouping import group
 from esa.report.quantities.measures import Found, Needs
 from esa.report.verdicts import Judged, judge, verdict
 from tests.report.conftest import BASE, FLOOR, Fake

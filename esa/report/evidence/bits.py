@@ -5,10 +5,10 @@ from typing import Any
 
 import polars as pl
 
+from esa.artifact.gather import Gathered
 from esa.report.evidence.charts import bits_chart
 from esa.report.evidence.claims import ends
 from esa.report.figures import Figure, slug
-from esa.report.gather import Gathered
 from esa.report.markdown import MISSING, code, escape, join, number, percent, table
 
 WEIGHTS = 3  # weights whose bits are shown one by one

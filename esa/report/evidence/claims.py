@@ -5,7 +5,7 @@ from typing import Any
 
 import polars as pl
 
-from esa.report.gather import Gathered
+from esa.artifact.gather import Gathered
 from esa.report.markdown import MISSING, code, escape, join, number, table
 from esa.report.quantities.measures import claims
 from esa.report.tables import label

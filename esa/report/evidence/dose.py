@@ -6,10 +6,10 @@ from typing import Any
 
 import polars as pl
 
+from esa.artifact.gather import Gathered
 from esa.report.evidence.charts import response_chart
 from esa.report.evidence.claims import ends
 from esa.report.figures import Figure, slug
-from esa.report.gather import Gathered
 from esa.report.markdown import code, escape, number, percent, table
 from esa.report.tables import label, options_of
 

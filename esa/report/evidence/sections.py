@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
+from esa.artifact.gather import Gathered
 from esa.report.evidence import bits, dose, flow, tasks, weights
 from esa.report.figures import Figure
-from esa.report.gather import Gathered
 
 _SECTIONS = (
     ("Controls side by side", "controls", dose.controls_parts),

@@ -5,10 +5,10 @@ from typing import Any
 
 import polars as pl
 
+from esa.artifact.gather import Gathered
 from esa.report.evidence.charts import interval_chart
 from esa.report.evidence.claims import ends
 from esa.report.figures import Figure
-from esa.report.gather import Gathered
 from esa.report.markdown import MISSING, code, escape, join, number, table
 
 SHOWN = 30

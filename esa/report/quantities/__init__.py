@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from esa.report.gather import Gathered
+from esa.artifact.gather import Gathered
 from esa.report.quantities import damage, lists
 from esa.report.quantities import runs as several
 from esa.report.quantities.measures import Answer, Options, Runs, Subject, subjects

@@ -2,7 +2,7 @@
 
 import math
 
-from esa.report.gather import Gathered
+from esa.artifact.gather import Gathered
 from esa.report.markdown import join, number
 from esa.report.quantities.measures import (
     Answer,

@@ -4,7 +4,7 @@ import math
 
 import polars as pl
 
-from esa.report.gather import Gathered
+from esa.artifact.gather import Gathered
 from esa.report.markdown import join, number, percent
 from esa.report.quantities.measures import Answer, Found, Needs, Options, Subject
 from esa.report.tables import first_seed

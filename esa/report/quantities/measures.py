@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
-from esa.report.gather import Gathered
+from esa.artifact.gather import Gathered
 
 Runs = Sequence[tuple[str, Gathered]]  # with their labels
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from esa.report.gather import Gathered
+from esa.artifact.gather import Gathered
 from esa.report.markdown import join, number, percent
 from esa.report.quantities.measures import Answer, Found, Needs, Options, Runs, of_claim, subjects
 

@@ -1,11 +1,11 @@
-"""Tell which runs the arguments of ``esa report`` are: run folders, and step folders grouped by what they were made from."""
+"""Tell which runs the arguments of a command are: run folders, and step folders grouped by what they were made from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from esa.artifact.gather import STEPS, Gathered, StepFolder, gathered, is_run, step_folders
 from esa.errors import ArtifactError
-from esa.report.gather import STEPS, Gathered, StepFolder, gathered, is_run, step_folders
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def group(sources: Sequence[str | Path]) -> Grouped:
     none of its own kind; where all of those have one, it begins another run with the steps that it was made from; a step
     whose upstream steps are not at hand is a run of its own. An overlap step of rankings of several runs is ``between``
     them. Runs stand in the order of their first argument. A folder given as a step that a run holds already counts once.
-    Raises ArtifactError where there is nothing, or :func:`esa.report.gather.step_folders` does.
+    Raises ArtifactError where there is nothing, or :func:`esa.artifact.gather.step_folders` does.
     """
     drafts: list[_Draft] = []
     loose: list[tuple[int, StepFolder]] = []

@@ -1,4 +1,4 @@
-"""Collect what a report is made from: the finished steps of a run, their manifests and tables, checked."""
+"""Collect the finished steps of a run for whoever reads runs as a whole: their manifests and tables, checked."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,8 @@ from esa.spec import Spec, spec_from_dict
 RUN_FILE = "run.json"
 CHAIN = ("score", "rank", "perturb", "overlap")  # what esa run chains
 CURVES = ("curve k", "curve windows", "curve seeds")  # a run may have one of each
-STEPS = (*CHAIN, *CURVES, "truth", "detector", "faults", "eval")
+BETWEEN = ("scale", "arch")  # what is made from several runs and stands for none of them
+STEPS = (*CHAIN, *CURVES, "truth", "detector", "faults", "eval", *BETWEEN)
 STABILITY = "stability_summary.json"
 CURVE_SUMMARY = "curve_summary.json"
 _UPSTREAM = {"rank": "score", "perturb": "rank", "overlap": "rank", "truth": "score", "detector": "score"}
@@ -207,7 +208,7 @@ def step_folders(source: Path) -> list[StepFolder]:
         step += f" {manifest.get('curve')}" if step == "curve" else ""
         if step not in STEPS:
             known = dict.fromkeys(name.partition(" ")[0] for name in STEPS)
-            raise ArtifactError(f"is a step '{step}'; a report takes {', '.join(known)}", where=str(folder))
+            raise ArtifactError(f"is a step '{step}'; what is read here: {', '.join(known)}", where=str(folder))
         _verify(folder, manifest)
         found.append(StepFolder(step, folder, manifest))
     return found
@@ -246,7 +247,7 @@ def _expand(source: Path) -> list[Path]:
         raise ArtifactError(
             f"holds neither {RUN_FILE} nor manifest.json: it is no run and no finished step",
             where=str(source),
-            hint="esa report takes a folder outputs/<name>, or step folders such as outputs/<name>/perturb-<id>",
+            hint="name a folder outputs/<name>, or step folders such as outputs/<name>/perturb-<id>",
         )
     return [source]
 

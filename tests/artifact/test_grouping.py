@@ -10,9 +10,9 @@ import pytest
 
 from esa import report
 from esa.artifact import Step
+from esa.artifact.grouping import Grouped, group
 from esa.errors import ArtifactError
 from esa.report.comparison import Comparison
-from esa.report.grouping import Grouped, group
 
 Maker = Callable[..., Any]
 SMALL = {"metrics": ("act_mag",), "methods": ({"method": "zero"},)}

@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from esa.arch.experts import experts_per_token, routed_experts
-from esa.model import ParameterInfo
-from esa.model.anatomy import decoder_blocks, text_config
+from esa.model.anatomy import ParameterInfo, decoder_blocks, text_config
+from esa.model.experts import experts_per_token, routed_experts
 
 # Configuration keys that stand in no tensor's shape: a default of the class is no fact about a model.
 _BEYOND_SHAPES = {

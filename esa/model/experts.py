@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from esa.model import ParameterInfo
+from esa.model.anatomy import ParameterInfo
 
 # The families' names for the same two numbers.
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts", "num_routed_experts")
