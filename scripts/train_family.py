@@ -4,6 +4,7 @@
 python scripts/train_family.py --text corpus.txt -o outputs/family                    # 12 models, under 40 minutes on 2 cores
 python scripts/train_family.py --text corpus.txt -o outputs/family --sizes 0.1m 0.3m  # the two smallest alone
 python scripts/train_family.py --text corpus.txt -o outputs/family --seeds 0 1 2      # a third seed beside the two
+python scripts/train_family.py --text corpus.txt -o outputs/family --kind mixtral --sizes 0.6m --seeds 0   # a mixture beside them
 
 The text (UTF-8, at least 1 MB) is cut once: its last 5 %, from a line's beginning on, are held out. One byte-level BPE
 tokenizer is trained on the rest and serves every member. Each member sees the same number of windows of 128 tokens, drawn
@@ -14,7 +15,7 @@ was broken off is trained from its beginning.
 OUT/train.txt, OUT/held_out.txt            the two parts of the text, for calibration.source and eval.source
 OUT/llama-0.1m-seed0/                      a Hugging Face folder: config.json, model.safetensors, tokenizer, training.json
 OUT/llama-0.1m-seed0/checkpoint-000175/    the same after 175 steps, step 0 the untrained one
-OUT/family.json                            every member with its losses, as the table below says them
+OUT/llama.json                             every member with its losses, as the table below says them
 
 training.json holds step, tokens seen, seed and the mean NLL over the held-out text (nats per token, windows of 128) beside
 two baselines fitted to the training part: a unigram and an interpolated Kneser-Ney bigram of the same tokens. A model whose
@@ -43,6 +44,7 @@ LENGTH = 128  # tokens of a window
 BATCH = 8  # windows of a step
 LEAST_BYTES = 1_000_000
 HELD_OUT = 0.05
+EXPERTS = 4  # of a Mixtral's block, two of them for a token
 RATE_AT_64 = 3e-3  # the highest learning rate at width 64; falls as 1 / sqrt(width)
 
 
@@ -74,6 +76,7 @@ SIZES = {
 class Plan:
     """What a member is trained by, beside its size and seed."""
 
+    kind: str
     steps: int
     vocabulary: int
     text_sha256: str
@@ -119,8 +122,8 @@ def baselines(train: np.ndarray, held_out: np.ndarray, vocabulary: int) -> tuple
     """Return the mean NLL of held-out tokens under a unigram (add one) and an interpolated Kneser-Ney bigram.
 
     ``p(w | v) = max(c(vw) - D, 0) / c(v.) + D N(v.) / c(v.) p_c(w)``, ``p_c(w) = (N(.w) + 1) / (N(..) + V)``, N counting
-    distinct neighbours and ``D = n1 / (n1 + 2 n2)`` from the bigrams seen once and twice (Ney, Essen and Kneser 1994), 1/2 where none
-    was seen once.
+    distinct neighbours and ``D = n1 / (n1 + 2 n2)`` from the bigrams seen once and twice (Ney, Essen and Kneser 1994), 1/2
+    where none was seen once.
     Predicted is each window's tokens but the first, as the models predict them.
     """
     counts = np.bincount(train, minlength=vocabulary) + 1.0
@@ -160,6 +163,22 @@ def held_out_nll(model: Any, tokens: np.ndarray) -> float:
     return total / number
 
 
+def untrained(size: Size, plan: Plan) -> Any:
+    """Return a member with its first weights, drawn from the global generator. Of a Mixtral, ``EXPERTS`` share a block."""
+    import transformers
+
+    shape = {
+        "vocab_size": plan.vocabulary, "hidden_size": size.width, "num_hidden_layers": size.layers,
+        "intermediate_size": size.inner, "num_attention_heads": size.heads, "num_key_value_heads": size.heads,
+        "max_position_embeddings": LENGTH, "tie_word_embeddings": True, "initializer_range": 0.4 * size.width**-0.5,
+        "bos_token_id": 0, "eos_token_id": 0,
+    }  # fmt: skip
+    if plan.kind == "mixtral":
+        routed = {"num_local_experts": EXPERTS, "num_experts_per_tok": 2, "sliding_window": None}
+        return transformers.MixtralForCausalLM(transformers.MixtralConfig(**shape, **routed))
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**shape))
+
+
 def train_member(size: Size, seed: int, plan: Plan, out: str) -> dict[str, Any]:
     """Train one member and write it with its checkpoints; return its line of the table. Runs in a process of its own."""
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"
@@ -171,15 +190,14 @@ def train_member(size: Size, seed: int, plan: Plan, out: str) -> dict[str, Any]:
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(1)  # the order of additions, and so every bit, depends on the number of threads
     torch.use_deterministic_algorithms(True)
-    started, folder = time.perf_counter(), Path(out) / f"llama-{size.name}-seed{seed}"
+    started, folder = time.perf_counter(), Path(out) / f"{plan.kind}-{size.name}-seed{seed}"
     train, held_out = (np.load(Path(out) / f"{part}.npy") for part in ("train", "held_out"))
     torch.manual_seed(derive_seed(seed, "train_family", "init", size.name))
-    config = transformers.LlamaConfig(
-        vocab_size=plan.vocabulary, hidden_size=size.width, num_hidden_layers=size.layers, intermediate_size=size.inner,
-        num_attention_heads=size.heads, num_key_value_heads=size.heads, max_position_embeddings=LENGTH,
-        tie_word_embeddings=True, initializer_range=0.4 * size.width**-0.5, bos_token_id=0, eos_token_id=0,
-    )  # fmt: skip
-    model = transformers.LlamaForCausalLM(config).train()
+    model = untrained(size, plan).train()
+    config, balanced = (
+        model.config,
+        {"output_router_logits": True} if plan.kind == "mixtral" else {},
+    )  # adds its balance
     matrices = [one for one in model.parameters() if one.ndim > 1]
     vectors = [one for one in model.parameters() if one.ndim == 1]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
@@ -195,7 +213,8 @@ def train_member(size: Size, seed: int, plan: Plan, out: str) -> dict[str, Any]:
             model.save_pretrained(where)
             shutil.copytree(Path(out) / "tokenizer", where, dirs_exist_ok=True)
             content = {
-                "step": step, "steps": plan.steps, "num_tokens": step * BATCH * LENGTH, "size": size.name, "seed": seed,
+                "kind": plan.kind, "size": size.name, "seed": seed, "step": step, "steps": plan.steps,
+                "num_tokens": step * BATCH * LENGTH,
                 "train_nll": sum(losses[-50:]) / len(losses[-50:]) if losses else None, "held_out_nll": nll,
                 "unigram_nll": plan.unigram_nll, "bigram_nll": plan.bigram_nll, "text_sha256": plan.text_sha256,
             }  # fmt: skip
@@ -212,12 +231,13 @@ def train_member(size: Size, seed: int, plan: Plan, out: str) -> dict[str, Any]:
                 group["lr"] = rate * warm * share
             starts = draws.integers(0, len(train) - LENGTH + 1, BATCH)
             batch = torch.from_numpy(np.stack([train[start : start + LENGTH] for start in starts]))
-            loss = model(batch, labels=batch, use_cache=False).loss
-            loss.backward()
+            found = model(batch, labels=batch, use_cache=False, **balanced)
+            found.loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
-            losses.append(float(loss.detach()))
+            balance = config.router_aux_loss_coef * float(found.aux_loss.detach()) if balanced else 0.0
+            losses.append(float(found.loss.detach()) - balance)
         keep(plan.steps, temporary)
         shutil.rmtree(folder, ignore_errors=True)
         temporary.chmod(0o755)
@@ -274,7 +294,7 @@ def prepare(options: argparse.Namespace) -> Plan:
         f" held out; held-out NLL unigram {unigram:.4f}, bigram {bigram:.4f} nats per token",
         flush=True,
     )
-    return Plan(options.steps, options.vocabulary, sha256, unigram, bigram)
+    return Plan(options.kind, options.steps, options.vocabulary, sha256, unigram, bigram)
 
 
 def finished(folder: Path, plan: Plan) -> bool:
@@ -300,6 +320,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", type=Path, required=True, help="the text, UTF-8, at least 1 MB")
     parser.add_argument("-o", "--out", type=Path, default=Path("outputs/family"), help="the folder of the family")
+    kinds = "a Mixtral has the same shape with four experts in each block: about twice the weights"
+    parser.add_argument("--kind", choices=["llama", "mixtral"], default="llama", help=kinds)
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=list(SIZES), help="which of the sizes")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], help="training seeds of each size")
     parser.add_argument("--steps", type=int, default=1400, help="of optimisation, 1,024 tokens each")
@@ -318,7 +340,7 @@ def main() -> int:
             (SIZES[name] for name in set(options.sizes)), key=lambda one: -one.width
         ):  # the longest first
             for seed in sorted(set(options.seeds)):
-                folder = options.out / f"llama-{size.name}-seed{seed}"
+                folder = options.out / f"{plan.kind}-{size.name}-seed{seed}"
                 if finished(folder, plan):
                     lines.append(line_of(folder, None))
                 else:
@@ -328,7 +350,7 @@ def main() -> int:
             print(f"{lines[-1]['member']}: {sentence(lines[-1])}", flush=True)
     lines.sort(key=lambda line: (line["num_parameters"], line["seed"]))
     content = [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
-    (options.out / "family.json").write_text(
+    (options.out / f"{options.kind}.json").write_text(
         json.dumps({**asdict(plan), "members": content}, indent=2) + "\n", encoding="utf-8"
     )
     print("\n| member | weights | train NLL | held-out NLL | unigram | bigram | beats the bigram | seconds |")

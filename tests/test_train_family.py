@@ -19,7 +19,27 @@ from scripts import train_family
 from scripts.train_family import LENGTH, SIZES, Plan, baselines, cut, finished, line_of, prepare, train_member
 
 ROOT = Path(__file__).parents[1]
-WORDS = "the cat sat on a mat and saw another cat that had sat there before it went home again".split()
+WORDS = [
+    "the",
+    "cat",
+    "sat",
+    "on",
+    "a",
+    "mat",
+    "and",
+    "saw",
+    "another",
+    "cat",
+    "that",
+    "had",
+    "sat",
+    "there",
+    "before",
+    "it",
+    "went",
+    "home",
+    "again",
+]
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +54,28 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def options(text: Path, out: Path, **changes: object) -> argparse.Namespace:
     """Return what the script would be called with."""
-    return argparse.Namespace(**{"text": text, "out": out, "steps": 4, "vocabulary": 300, **changes})
+    return argparse.Namespace(**{"text": text, "out": out, "kind": "llama", "steps": 4, "vocabulary": 300, **changes})
 
 
 def hashes(folder: Path) -> dict[str, str]:
     """Return the sha256 of every file below a folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def assert_held_out_nll(out: Path, member: str) -> None:
+    """Hold training.json to the language's loss of the weights beside it, window by window."""
+    import torch
+
+    loaded = load_model(Model(id=str(out / member), device="cpu"))
+    tokens = torch.from_numpy(np.load(out / "held_out.npy"))
+    total, number = 0.0, 0
+    for window in tokens[: len(tokens) // LENGTH * LENGTH].reshape(-1, LENGTH)[:, None]:
+        with torch.no_grad():
+            logits = loaded.model(window, use_cache=False).logits[0, :-1].log_softmax(-1)
+        total -= float(logits.gather(1, window[0, 1:, None]).sum())
+        number += LENGTH - 1
+    assert loaded.facts["training"]["held_out_nll"] == pytest.approx(total / number, abs=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -80,18 +115,8 @@ def test_a_member_is_an_ordinary_folder(family: tuple[Path, Plan]) -> None:
 
 def test_what_is_written_is_what_the_model_does(family: tuple[Path, Plan]) -> None:
     """The held-out NLL of training.json is that of the weights beside it, over windows of 128 held-out tokens."""
-    import torch
-
     out, _ = family
-    loaded = load_model(Model(id=str(out / "llama-0.1m-seed0"), device="cpu"))
-    tokens = torch.from_numpy(np.load(out / "held_out.npy"))
-    total, number = 0.0, 0
-    for window in tokens[: len(tokens) // LENGTH * LENGTH].reshape(-1, LENGTH)[:, None]:
-        with torch.no_grad():
-            logits = loaded.model(window, use_cache=False).logits[0, :-1].log_softmax(-1)
-        total -= float(logits.gather(1, window[0, 1:, None]).sum())
-        number += LENGTH - 1
-    assert loaded.facts["training"]["held_out_nll"] == pytest.approx(total / number, abs=1e-4)
+    assert_held_out_nll(out, "llama-0.1m-seed0")
 
 
 def test_the_baselines_are_their_formulas() -> None:
@@ -146,7 +171,7 @@ def test_a_finished_member_is_kept(family: tuple[Path, Plan]) -> None:
     assert finished(out / "llama-0.1m-seed0", plan)
     assert not finished(out / "llama-0.1m-seed7", plan)
     with pytest.raises(SystemExit, match="was trained on another text, vocabulary or number of steps"):
-        finished(out / "llama-0.1m-seed0", Plan(5, 300, plan.text_sha256, 1.0, 1.0))
+        finished(out / "llama-0.1m-seed0", Plan("llama", 5, 300, plan.text_sha256, 1.0, 1.0))
 
 
 def test_a_short_text_is_refused(tmp_path: Path) -> None:
@@ -167,6 +192,16 @@ def test_sizes_go_from_a_tenth_of_a_million_to_six() -> None:
     assert all(size.width % (2 * size.heads) == 0 for size in SIZES.values())
 
 
+def test_a_mixture_has_experts(text: Path, tmp_path: Path) -> None:
+    """A Mixtral is trained with its router's balance, and its held-out NLL is the language's alone."""
+    plan = prepare(options(text, tmp_path, kind="mixtral", steps=1))
+    line = train_member(SIZES["0.1m"], 0, plan, str(tmp_path))
+    facts = load_model(Model(id=str(tmp_path / "mixtral-0.1m-seed0"), device="cpu")).facts
+    assert (facts["shape"]["num_experts"], facts["shape"]["num_experts_per_tok"]) == (4, 2)
+    assert facts["active_parameters"] < facts["num_parameters"] == line["num_parameters"]
+    assert_held_out_nll(tmp_path, "mixtral-0.1m-seed0")
+
+
 @pytest.mark.slow
 def test_the_script_trains_and_goes_on(text: Path, tmp_path: Path) -> None:
     """It prints every member beside the baselines; asked again it keeps what is there and adds what is missing."""
@@ -179,6 +214,6 @@ def test_the_script_trains_and_goes_on(text: Path, tmp_path: Path) -> None:
     again = subprocess.run([*words, "--seeds", "0", "1"], capture_output=True, text=True, cwd=ROOT, check=True)
     rows = [line for line in again.stdout.splitlines() if line.startswith("| llama")]
     assert [row.endswith("| kept |") for row in rows] == [True, False]
-    content = json.loads((tmp_path / "family.json").read_text())
+    content = json.loads((tmp_path / "llama.json").read_text())
     assert [one["member"] for one in content["members"]] == ["llama-0.1m-seed0", "llama-0.1m-seed1"]
     assert not list(tmp_path.glob(".llama*"))
