@@ -154,6 +154,17 @@ class Gathered:
         content = _json(path)
         return content or None
 
+    @cached_property
+    def model(self) -> dict[str, Any]:
+        """Return what the steps' manifests say of the model, each fact by the first step that states it."""
+        facts: dict[str, Any] = {}
+        for step in (one for one in STEPS if one in self.manifests):
+            stated = self.manifests[step].get("model")
+            for key, value in (stated if isinstance(stated, dict) else {}).items():
+                if facts.get(key) is None:
+                    facts[key] = value
+        return facts
+
     @property
     def num_parameters(self) -> int | None:
         """Return how many weights the model has, as the score or perturb step counted them."""
@@ -283,7 +294,7 @@ def _strangers(steps: Mapping[str, StepFolder]) -> list[str]:
     """Return a warning for every step that was made from another upstream step than the one at hand."""
     return [
         f"{step}-{steps[step].id} was not made from {upstream}-{steps[upstream].id}:"
-        " what the report says of one need not hold for the other"
+        " what is said of one need not hold for the other"
         for step, upstream in _UPSTREAM.items()
         if step in steps and upstream in steps and not steps[step].made_from(steps[upstream])
     ]

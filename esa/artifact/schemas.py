@@ -158,7 +158,7 @@ SCHEMAS: dict[str, dict[str, type[pl.DataType]]] = {
     "points/1": {
         "run": TEXT, "label": TEXT, "source": TEXT, "model": TEXT, "family": TEXT, "kind": TEXT, "variant": TEXT,
         "training_seed": INT, "seed": INT, "num_parameters": INT, "active_parameters": INT, "step": INT, "num_tokens": INT,
-        "quantity": TEXT, "subject": TEXT, "value": REAL, "low": REAL, "high": REAL, "excluded": TEXT,
+        "quantity": TEXT, "subject": TEXT, "k": INT, "value": REAL, "low": REAL, "high": REAL, "excluded": TEXT,
     },
     "laws/1": {
         "run": TEXT, "over": TEXT, "model": TEXT, "quantity": TEXT, "subject": TEXT, "response": TEXT, "num_models": INT,

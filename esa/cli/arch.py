@@ -1,4 +1,4 @@
-"""``esa arch``: describe what a model is made of."""
+"""``esa arch``: describe what a model is made of, or compare the models of finished runs."""
 
 import gc
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from esa.cli import options
+from esa.cli import arch_compare, options
 from esa.cli.session import begin, check_format, deliver, handled, is_file_target, read_spec
 from esa.errors import EsaError
 
@@ -18,45 +18,79 @@ if TYPE_CHECKING:
 
 @handled
 def command(
-    model: Annotated[
-        str | None,
+    sources: Annotated[
+        list[str] | None,
         typer.Argument(
-            help="Alias, local folder, .gguf file or hub id. Short for model.id.", metavar="MODEL", show_default=False
+            help="A model to describe: alias, local folder, .gguf file or hub id, short for model.id. Or the folders of"
+            " finished runs to compare.",
+            metavar="MODEL|RUN",
+            show_default=False,
         ),
     ] = None,
     spec: options.SpecFile = None,
     only: options.Only = None,
+    metric: options.OfMetrics = None,
+    k: Annotated[
+        int | None,
+        typer.Option("-k", min=1, help="Compare this many weights of each top list; as many as all hold by default."),
+    ] = None,
+    seed: options.AnalysisSeed = None,
+    permutations: options.Permutations = None,
     overrides: options.Overrides = None,
     out: Annotated[
         str | None,
         typer.Option(
             "--out",
             "-o",
-            help="Write the table: a .csv or .parquet file, or - for stdout.",
+            help="Of a model, write the table: a .csv or .parquet file, or - for stdout. Of runs, the folder to write to.",
             metavar="PATH",
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,
     format: options.Format = None,
+    force: options.Force = False,
     dry_run: options.DryRun = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
     list_names: options.ListNames = False,
     version: options.Version = False,
 ) -> None:
-    """Describe what a model is made of; no weight is loaded, and from the hub only the configuration is fetched.
+    """Describe what a model is made of, or compare the models of finished runs; no weight is loaded.
 
-    Prints weights per component and block, tied and fused parts, storage by dtype, sizes by number format, and for a mixture
-    of experts what a token uses. With -o or -f the table instead, one row per tensor.
+    Of a model: weights per component and block, tied and fused parts, storage by dtype, sizes by number format, and for a
+    mixture of experts what a token uses; from the hub only the configuration is fetched. With -o or -f the table instead,
+    one row per tensor.
+
+    Of runs, folders with run.json or of their steps: where score and damage lie by component and depth, attention against
+    MLP, experts and their usage, whether critical weights cluster, and how the models differ. Tables with intervals and
+    tests go to outputs/NAMES/arch-ID or -o.
 
     Examples:
     `esa arch smollm2-135m`
 
-    `esa arch --spec specs/mixtral_8x7b.toml`
-
     `esa arch ./my-model -o tensors.csv`
+
+    `esa arch outputs/smollm2_quickstart outputs/mixtral_tiny -o reports/two`
     """
     progress = begin(quiet=quiet, verbose=verbose, threads=None)
+    given = sources or []
+    asked = {"--metric": metric, "-k": k, "--seed": seed, "--permutations": permutations, "--force": force or None}
+    if arch_compare.are_runs(given):
+        described = {"--spec": spec, "--only": only, "--set": overrides, "--format": format}
+        arch_compare.refuse(described, "describing a model", "runs are compared")
+        arch_compare.compare(
+            given, metric=metric, k=k, seed=seed, permutations=permutations, out=out, force=force, dry_run=dry_run,
+            quiet=quiet, progress=progress,
+        )  # fmt: skip
+        return
+    arch_compare.refuse(asked, "comparing finished runs", "a model is described")
+    if len(given) > 1:
+        raise EsaError(
+            f"{len(given)} models are given: {', '.join(given)}; one is described at a time",
+            where="MODEL",
+            hint="to compare models, esa run a spec of each and give esa arch the folders outputs/<name>",
+        )
+    model = given[0] if given else None
     format = check_format(format)
     target = "-" if out is None and format is not None else out
     if target is not None and not is_file_target(target):

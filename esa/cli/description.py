@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import polars as pl
     from rich.console import Console
 
-    from esa.arch import Architecture
+    from esa.arch.description import Architecture
 
 _NAMES = 4  # of a list that is only an example
 

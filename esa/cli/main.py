@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from esa.cli import arch, check, eval, init, overlap, perturb, rank, report, run, runs, score, show
+from esa.cli import arch, check, eval, init, overlap, perturb, rank, report, run, runs, scale, score, show
 from esa.cli.options import ListNames, Version
 from esa.errors import EXIT_CONTENT, EXIT_INTERRUPTED, EXIT_USAGE
 
@@ -25,7 +25,7 @@ def esa(version: Version = False, list_names: ListNames = False) -> None:
     """Find the few weights that a language model cannot live without, and prove by intervention that they matter."""
 
 
-for command in (init, run, score, rank, perturb, overlap, eval, arch, report, show, check):
+for command in (init, run, score, rank, perturb, overlap, eval, arch, scale, report, show, check):
     app.command(command.__name__.rpartition(".")[2])(command.command)
 app.add_typer(runs.app)
 

@@ -112,3 +112,16 @@ Harness = Annotated[
         metavar="TASK",
     ),
 ]
+OfMetrics = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--metric", help="Compare by this metric alone; repeatable. All that were scored by default.", metavar="NAME"
+    ),
+]
+AnalysisSeed = Annotated[
+    int | None, typer.Option("--seed", min=0, help="Seed of resamples and permutations; 0 by default.", metavar="N")
+]
+Permutations = Annotated[
+    int | None,
+    typer.Option("--permutations", min=99, help="Random draws of each test; 9999 by default.", metavar="N"),
+]

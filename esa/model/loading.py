@@ -113,7 +113,7 @@ def load_model(section: ModelSection, progress: Progress | None = None) -> Loade
     if section.shape is not None:
         check_shape(section.shape, model.config)
     loaded = prepare(model, tokenizer, section, device, placed)
-    origin = {"id": section.id, "revision": commit.sha if commit else None}
+    origin: dict[str, Any] = {"id": section.id, "revision": commit.sha if commit else None}
     if commit is not None:
         origin |= {"revision_asked": commit.asked, "without_hub": commit.unasked}
     if training := training_facts(source, section.revision):

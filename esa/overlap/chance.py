@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esa.errors import ArtifactError
-from esa.overlap import null, permutation
+from esa.overlap import permutation
 from esa.overlap.anatomy import Anatomy
 from esa.overlap.lists import RankedList
+from esa.statistics import hypergeometric
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ def by_chance(
             return {}
         return {
             "null": "hypergeometric",
-            "expected_jaccard": null.expected_jaccard(units),
-            "p_value": null.p_value(units, found["shared"]),
+            "expected_jaccard": hypergeometric.expected_jaccard(units),
+            "p_value": hypergeometric.p_value(units, found["shared"]),
         }
     jaccards = _permuted(by, quotas, universe, seed)
     if jaccards is None:
@@ -76,7 +77,7 @@ def expected_jaccard(
     """Return the mean Jaccard index of unrelated lists with these quotas, as ``by_chance``; None where it is not known."""
     if by == "weight":
         units = _units(quotas, universe)
-        return None if units is None else null.expected_jaccard(units)
+        return None if units is None else hypergeometric.expected_jaccard(units)
     jaccards = _permuted(by, quotas, universe, seed)
     return None if jaccards is None else float(jaccards.mean())
 
@@ -94,7 +95,7 @@ def _permuted(
     return permutation.permuted_jaccards(anatomy, universe.mode, by, quotas, seed)
 
 
-def _units(quotas: tuple[permutation.Quotas, permutation.Quotas], universe: Universe) -> null.Units | None:
+def _units(quotas: tuple[permutation.Quotas, permutation.Quotas], universe: Universe) -> hypergeometric.Units | None:
     """Return (a_u, b_u, N_u) of every unit, or None where an N_u is not known."""
     sizes = universe.unit_sizes()
     first, second = (dict(one) for one in quotas)

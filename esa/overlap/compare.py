@@ -30,8 +30,8 @@ def compare(
     which exist within a unit: in per-unit modes each is the mean over the units, a correlation's over those where it
     is defined. ``ks`` None compares whole lists: k is the size of the shortest.
 
-    The null is independent draws with the same quota per unit. By weight it is ``null.expected_jaccard`` and
-    ``null.p_value``, from the tensors of the anatomy, or from ``universe`` (a number of weights) in mode global. By
+    The null is independent draws with the same quota per unit. By weight it is ``hypergeometric.expected_jaccard`` and
+    ``hypergeometric.p_value``, from the tensors of the anatomy, or from ``universe`` (a number of weights) in mode global. By
     anything else it is ``permutation.permuted_jaccards``, which needs the tensors, with P(J >= jaccard), since the
     sizes vary from draw to draw. Where what is needed is not known, or two lists come from different tensors, or one
     ranks whole outputs, inputs or tensors, the null's columns are null; ``universe``, the number of weights, is given

@@ -61,10 +61,11 @@ def run(
         return ReportResult(path, step.folder, text_path.read_text(encoding="utf-8"), reused=True)
     for text in found.warnings:
         progress.warn(text)
+    from esa.report.opening import content_of
     from esa.report.verdicts import judge
 
     judged = judge(held, found.pairs)
-    return _write(step, found, judged, _content(found, judged), progress)
+    return _write(step, found, judged, content_of(found, judged), progress)
 
 
 def plan(
@@ -84,29 +85,12 @@ def _opened(
     sources: Sequence[str | Path], out: Path | None, root: Path, criteria: Path | None
 ) -> tuple["Gathered | Comparison", "Step", "Criteria"]:
     from esa.artifact import Step
-    from esa.artifact.grouping import group
-    from esa.report.comparison import Comparison
-    from esa.report.criteria import load_criteria
+    from esa.report.opening import opened
 
-    grouped = group(sources)
-    found = grouped.runs[0] if len(grouped.runs) == 1 and not grouped.between else Comparison(grouped)
-    held = load_criteria(criteria)
+    found, held = opened(sources, criteria)
     step = Step("report", found.spec, {**found.inputs, "criteria": held.sha256})
     step.folder = out if out is not None else root / f"{found.name}-{step.id}"
     return found, step, held
-
-
-def _content(found: "Gathered | Comparison", judged: "Sequence[Judged]") -> "Content":
-    """Return the page: what one run was found to hold, or how several compare."""
-    from esa.artifact.gather import Gathered
-
-    if isinstance(found, Gathered):
-        from esa.report.page import content
-
-        return content(found, judged)
-    from esa.report.compare_page import compared
-
-    return compared(found, judged)
 
 
 def _write(

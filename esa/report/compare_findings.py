@@ -7,9 +7,10 @@ from typing import Any
 import polars as pl
 
 from esa.artifact.gather import Gathered
+from esa.artifact.places import fingerprint
 from esa.report.compare_frames import same_metric, top_lists, top_overlaps
 from esa.report.compare_notes import names
-from esa.report.comparison import Comparison, fingerprint, windows
+from esa.report.comparison import Comparison, windows
 from esa.report.findings import against_random, is_above
 from esa.report.markdown import code, escape, join, number
 from esa.report.tables import label as effect_label

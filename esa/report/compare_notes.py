@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 
 from esa.artifact.gather import Gathered
-from esa.report.comparison import Comparison, alike, fingerprint, models, windows
+from esa.artifact.places import fingerprint, models
+from esa.report.comparison import Comparison, alike, windows
 from esa.report.markdown import code, escape, join, number
 from esa.report.tables import label as effect_label
 

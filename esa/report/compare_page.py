@@ -2,10 +2,13 @@
 
 import shlex
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 
 from esa import __version__
-from esa.artifact.gather import Gathered
+from esa.artifact.gather import BETWEEN, Gathered
+from esa.report.across.by_run import evidence_by_run
+from esa.report.across.sections import across, across_figures, across_findings
 from esa.report.compare_figures import compare_figures
 from esa.report.compare_findings import shared_findings
 from esa.report.compare_frames import top_lists, top_overlaps, weights_by_run
@@ -61,7 +64,8 @@ _LISTS_NOTE = "Of the `top_k` of each run's first seed: the weights that both ho
 def compared(comparison: Comparison, judged: Sequence[Judged] = ()) -> Content:
     """Return the page that sets runs side by side. Cost: every table that a report reads; figures are not drawn yet."""
     figures = list(compare_figures(comparison))
-    make = (_finding, partial(_criteria, judged), *_SECTIONS)
+    figures += _across_figures(comparison, {figure.name for figure in figures})
+    make = _WITHOUT_RUNS if comparison.lone else (_finding, _across, partial(_criteria, judged), *_SECTIONS)
     sections = [section for one in make for section in one(comparison, figures)]
     kept = [Section(section.title, [part for part in section.parts if part]) for section in sections]
     steps = sum(len(run.folders) for run in (*comparison.runs, *comparison.between))
@@ -77,8 +81,37 @@ def compared(comparison: Comparison, judged: Sequence[Judged] = ()) -> Content:
 
 
 def _finding(comparison: Comparison, figures: Sequence[Figure]) -> Iterable[Section]:
-    if found := shared_findings(comparison):
+    across_runs = [text for run in comparison.between for text in across_findings(run)]
+    if found := [*shared_findings(comparison), *across_runs]:
         yield Section("Finding", [bullets(found)])
+
+
+def _across(comparison: Comparison, figures: Sequence[Figure]) -> Iterable[Section]:
+    every = [*comparison.runs, *comparison.between]
+    for place, run in enumerate(every):
+        for title, name, parts in across(run):
+            several = sum(any(title == other for other, _, _ in across(one)) for one in every) > 1
+            heading = f"{title}: {_step_name(run)}" if several else title
+            yield Section(heading, [*parts[:1], *drawn_in(f"{name} {place}", figures), *parts[1:]])
+
+
+def _step_name(run: Gathered) -> str:
+    """Return which step a section is of, in plain text: ``scale-0123456789ab``."""
+    return ", ".join(f"{step}-{manifest['run']}" for step, manifest in run.manifests.items() if step in BETWEEN)
+
+
+def _across_figures(comparison: Comparison, taken: set[str]) -> Iterable[Figure]:
+    """Yield the figures of the steps made from several runs, each under its step's own section and a name not ``taken``."""
+    for place, run in enumerate([*comparison.runs, *comparison.between]):
+        for figure in across_figures(run):
+            name = f"{figure.name}_{place}" if figure.name in taken else figure.name
+            taken.add(name)
+            yield replace(figure, name=name, section=f"{figure.section} {place}")
+
+
+def _evidence(comparison: Comparison, figures: Sequence[Figure]) -> Iterable[Section]:
+    for title, parts in evidence_by_run(comparison.pairs):
+        yield Section(title, [*parts])
 
 
 def _criteria(judged: Sequence[Judged], comparison: Comparison, figures: Sequence[Figure]) -> Iterable[Section]:
@@ -177,6 +210,9 @@ def _reproduction(comparison: Comparison, figures: Sequence[Figure]) -> Iterable
     parts: list[str | Figure] = []
     for label, run in comparison.pairs:
         parts += [f"### {escape(label)}", *commands(run)]
+    for run in comparison.between:
+        if set(run.folders) <= set(BETWEEN):
+            parts += [f"### {_step_name(run)}", *commands(run)]
     words = [word for run in (*comparison.runs, *comparison.between) for word in _arguments(run)]
     parts += ["### This page", block([f"esa report {' '.join(map(shlex.quote, words))}"], "sh")]
     ranks = dict.fromkeys(run.shown("rank") for run in comparison.runs if "rank" in run.folders)
@@ -206,9 +242,11 @@ _SECTIONS = (
     _verdicts,
     _worst,
     _damage,
+    _evidence,
     _scores,
     _lists,
     _provenance,
     _reproduction,
     _artifacts,
 )
+_WITHOUT_RUNS = (_across, _provenance, _reproduction, _artifacts)  # of steps that were made from runs that are not here

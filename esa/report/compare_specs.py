@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from esa.artifact.gather import CHAIN, STEPS, Gathered
+from esa.artifact.places import models
 from esa.artifact.steps import readers
-from esa.report.comparison import Comparison, models, windows
+from esa.report.comparison import Comparison, windows
 
 UNSET = "unset"
 _NAMES = ("name", "question")  # every run has its own: they stand in the table of the runs

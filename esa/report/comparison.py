@@ -5,17 +5,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from esa.artifact.gather import STEPS, Gathered
-from esa.artifact.grouping import Grouped
+from esa.artifact.gather import BETWEEN, Gathered
+from esa.artifact.grouping import Grouped, joined, labels
+from esa.artifact.places import same_places
 from esa.spec import Spec
-
-_MOST_NAMES = 72  # characters of the names in the report's folder
-_LAST = ("perturb", "overlap", "rank", "score", *STEPS)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs in the order of the arguments, each with a label of its own, and the overlap steps between them."""
+    """Runs in the order of the arguments, each with a label of its own, and the steps between them."""
 
     grouped: Grouped
 
@@ -26,22 +24,18 @@ class Comparison:
 
     @property
     def between(self) -> list[Gathered]:
-        """Return the overlap steps of rankings of several runs, each as a run of that step alone."""
-        return self.grouped.between
+        """Return the steps that are of several runs, each as a run of that step alone."""
+        return [*self.grouped.between, *self.grouped.crossed]
+
+    @property
+    def lone(self) -> bool:
+        """Tell whether there is no run here, only steps that were made from several."""
+        return all(set(run.folders) <= set(BETWEEN) for run in self.runs)
 
     @cached_property
     def labels(self) -> list[str]:
-        """Return what each run is called: its name; where another has it already, ``<name>-<id>`` of its last step."""
-        found: list[str] = []
-        for run in self.runs:
-            label = run.name
-            if label in found:
-                label += f"-{run.manifests[next(step for step in _LAST if step in run.manifests)]['run']}"
-            number, base = 2, label
-            while label in found:
-                label, number = f"{base}-{number}", number + 1
-            found.append(label)
-        return found
+        """Return what each run is called."""
+        return labels(self.runs)
 
     @property
     def pairs(self) -> list[tuple[str, Gathered]]:
@@ -51,12 +45,7 @@ class Comparison:
     @property
     def name(self) -> str:
         """Return the names of the runs for a folder: ``a+b``, ``a+b+2_more`` where they are too long together."""
-        names = [run.name[: _MOST_NAMES // 2] for run in self.runs]
-        for count in range(len(names), 0, -1):
-            rest = [f"{len(names) - count}_more"] if count < len(names) else []
-            if len(found := "+".join([*names[:count], *rest])) <= _MOST_NAMES or count == 1:
-                return found
-        raise AssertionError("there is no run to name")
+        return joined([run.name for run in self.runs], "+")
 
     @property
     def question(self) -> str | None:
@@ -73,7 +62,7 @@ class Comparison:
     def inputs(self) -> dict[str, str]:
         """Map each step of each run, in order, to its id: what the report's own id is made from."""
         found = {f"{n}:{step}": id for n, run in enumerate(self.runs) for step, id in run.inputs.items()}
-        return found | {f"between {n}": one.inputs["overlap"] for n, one in enumerate(self.between)}
+        return found | {f"between {n}": next(iter(one.inputs.values())) for n, one in enumerate(self.between)}
 
     @property
     def warnings(self) -> list[str]:
@@ -108,39 +97,6 @@ class Comparison:
     def labelled(self, numbers: Sequence[int]) -> list[tuple[str, Gathered]]:
         """Return some of the runs, by number, with their labels."""
         return [self.pairs[number] for number in numbers]
-
-
-def same_places(a: Gathered, b: Gathered) -> bool:
-    """Tell whether an address names the same place in the models of two runs.
-
-    It does in one model (equal fingerprints), and in models with as many weights whose tensors, those that both runs
-    scored, have the same names and shapes. Where the manifests and tables cannot tell, it does not.
-    """
-    if (mark := fingerprint(a)) is not None and mark == fingerprint(b):
-        return True
-    if a.num_parameters is None or a.num_parameters != b.num_parameters:
-        return False
-    one, two = _shapes(a), _shapes(b)
-    shared = one.keys() & two.keys()
-    return bool(shared) and all(one[name] == two[name] for name in shared)
-
-
-def _shapes(run: Gathered) -> dict[str, tuple[Any, ...]]:
-    if run.tensors is None:
-        return {}
-    rows = run.tensors.select("parameter", "shape", "numel").unique("parameter").iter_rows()
-    return {name: tuple(rest) for name, *rest in rows}
-
-
-def fingerprint(run: Gathered) -> str | None:
-    """Return the fingerprint of the run's model; None where no step says it, or the steps disagree."""
-    found = {model.get("fingerprint") for model in models(run)} - {None}
-    return str(found.pop()) if len(found) == 1 else None
-
-
-def models(run: Gathered) -> list[dict[str, Any]]:
-    """Return what each step says of its model."""
-    return [manifest["model"] for manifest in run.manifests.values() if isinstance(manifest.get("model"), dict)]
 
 
 def windows(run: Gathered, step: str) -> dict[int | None, str]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from esa import __version__
-from esa.artifact.gather import STEPS, Gathered
+from esa.artifact.gather import BETWEEN, STEPS, Gathered
 from esa.report.markdown import join, number
 
 _EVALUATED = ("perturb", "truth", "detector", "faults", "eval")  # the steps that measure on evaluation windows
@@ -50,7 +50,7 @@ def windows_text(run: Gathered, step: str) -> str:
 
 def made_from(run: Gathered) -> str:
     """Say which steps the report was made from, where any is absent."""
-    if not run.absent:
+    if not run.absent or set(run.folders) <= set(BETWEEN):  # a step of several runs lacks nothing
         return ""
     present = [step for step in STEPS if step in run.folders]
     absent = f"{'steps' if len(run.absent) > 1 else 'step'} {join(run.absent)}"

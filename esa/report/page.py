@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from esa.artifact.gather import Gathered
+from esa.artifact.gather import BETWEEN, Gathered
+from esa.report.across.sections import across, across_figures, across_findings
 from esa.report.criteria_section import criteria_parts
 from esa.report.evidence.claims import claims_parts
 from esa.report.evidence.sections import evidence, evidence_figures
@@ -31,7 +32,7 @@ from esa.report.sections import (
     worst_table,
 )
 from esa.report.tables import worst_single
-from esa.report.verdicts import Judged
+from esa.report.verdicts import UNATTAINABLE, Judged
 
 DAMAGE_NOTE = (
     "Joint: the k weights together; single: each alone. Where draws, repeats or weights fall together the perplexity reads"
@@ -67,14 +68,14 @@ class Content:
 
 def content(run: Gathered, judged: Sequence[Judged] = ()) -> Content:
     """Return the page of one run. Cost: every table that a report reads; the figures are not drawn yet."""
-    drawn = [*figures(run), *evidence_figures(run)]
+    drawn = [*figures(run), *evidence_figures(run), *across_figures(run)]
     return Content(head(run), sections(run, drawn, judged), drawn, generator(run))
 
 
 def sections(run: Gathered, drawn: Sequence[Figure], judged: Sequence[Judged] = ()) -> list[Section]:
     """Return the report behind its question, without the sections whose steps are absent."""
     make: list[Callable[[Gathered, Sequence[Figure]], Iterable[Section]]] = [
-        _finding, partial(_criteria, judged), _claims, _worst, _damage, _evidence, _distribution, _shares, _agreement,
+        _finding, _across, partial(_criteria, judged), _claims, _worst, _damage, _evidence, _distribution, _shares, _agreement,
         _faults, _provenance, _reproduction, _artifacts,
     ]  # fmt: skip
     found = [section for one in make for section in one(run, drawn)]
@@ -102,12 +103,18 @@ def _as_markdown(part: str | Figure) -> list[str]:
 
 
 def _finding(run: Gathered, drawn: Sequence[Figure]) -> Iterable[Section]:
-    if found := findings(run):
+    if found := [*findings(run), *across_findings(run)]:
         yield Section("Finding", [bullets(found)])
 
 
+def _across(run: Gathered, drawn: Sequence[Figure]) -> Iterable[Section]:
+    for title, name, parts in across(run):
+        yield Section(title, [*parts[:1], *drawn_in(name, drawn), *parts[1:]])
+
+
 def _criteria(judged: Sequence[Judged], run: Gathered, drawn: Sequence[Figure]) -> Iterable[Section]:
-    if judged:
+    lone = set(run.folders) <= set(BETWEEN)  # a step of several runs was made for no criterion
+    if judged and not (lone and all(one.verdict == UNATTAINABLE for one in judged)):
         yield Section("Criteria", [*criteria_parts(judged)])
 
 

@@ -1,10 +1,10 @@
 """Where the numbers come from and how to get them again: all of it read from the manifests."""
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from esa.artifact.gather import Gathered
+from esa.artifact.gather import BETWEEN, Gathered
 from esa.report.markdown import MISSING, block, code, escape, number, size, table
 
 DATA_HEADER = ["used by", "source", "packing", "windows", "length", "tokens", "BOS", "sha256 of the token ids"]
@@ -140,12 +140,19 @@ def commands(run: Gathered) -> list[str]:
             "detector": f"esa perturb {spec} --detect {scores}",
             "faults": f"esa perturb {spec} --faults",
             "eval": f"esa eval {spec}",
+            **{name: _across(name, run.manifests[step]) for name in BETWEEN},
         }.get(step) or f"esa overlap {source} {spec} --curve {step.partition(' ')[2]}")  # fmt: skip
     steps.append(f"esa report {' '.join(shlex.quote(run.shown(step)) for step in run.folders)}")
     parts = []
     if called:
         parts += ["As it was called:", block(called, "sh")]
     return [*parts, "Step by step (a finished step is reused; `--force` computes it again):", block(steps, "sh")]
+
+
+def _across(step: str, manifest: Mapping[str, Any]) -> str:
+    """Return how a step that reads several runs was called: no spec and no input says where they lay."""
+    argv = manifest.get("argv") or []
+    return shlex.join(argv) if argv[1:2] == [step] else f"esa {step} RUN..."
 
 
 def artifact_table(run: Gathered) -> str:

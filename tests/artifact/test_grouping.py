@@ -13,6 +13,7 @@ from esa.artifact import Step
 from esa.artifact.grouping import Grouped, group
 from esa.errors import ArtifactError
 from esa.report.comparison import Comparison
+from tests.planted_runs import Planted
 
 Maker = Callable[..., Any]
 SMALL = {"metrics": ("act_mag",), "methods": ({"method": "zero"},)}
@@ -143,3 +144,21 @@ def test_faults_are_told_as_for_one_run(fake: Maker, tmp_path: Path) -> None:
         report.run([a.run, b.run], root=tmp_path / "reports")
     with pytest.raises(ArtifactError, match="names no finished step"):
         group([])
+
+
+def test_a_campaign_by_another_models_ranking_is_crossed(tmp_path: Path) -> None:
+    """A perturb step in one model by another's list joins neither run, in any order; in the ranking's own model it joins."""
+    chain = ("score", "rank", "perturb", "overlap")
+    a = Planted(tmp_path, "a", ks=(1, 10), draws=1, steps=chain)
+    b = Planted(tmp_path, "b", model_seed=1, ks=(1, 10), draws=1, steps=chain)
+    runs = [a.write(), b.write()]
+    other = b.cross(a)
+    for sources in ([*runs, other], [other, *runs], [*a.folders.values(), other, *b.folders.values()]):
+        found = group(sources)
+        assert sorted(run.name for run in found.runs) == ["a", "b"]
+        assert [run.folders["perturb"] for run in found.runs if run.name == "a"] == [a.folders["perturb"]]
+        assert [one.folders for one in found.crossed] == [{"perturb": other}]
+        assert not found.lone
+    assert group(list(a.folders.values())).lone
+    shown_beside = Comparison(group([*runs, other]))
+    assert ([run.name for run in shown_beside.runs], len(shown_beside.between)) == (["a", "b"], 1)

@@ -45,7 +45,9 @@ def test_the_trainer_s_file_is_read(tmp_path: Path) -> None:
 def test_a_revision_says_its_step() -> None:
     """``step1000`` and ``step1000-tokens4B`` are steps; a branch, a commit, and a local folder's revision are none."""
     hub = ModelSource("EleutherAI/pythia-70m", None, local=False)
-    found = {name: training_facts(hub, name) for name in ("step1000", "step-20", "step1000-tokens4B", "main", "a" * 40, None)}
+    found = {
+        name: training_facts(hub, name) for name in ("step1000", "step-20", "step1000-tokens4B", "main", "a" * 40, None)
+    }
     assert found == {
         "step1000": {"step": 1000}, "step-20": {"step": 20}, "step1000-tokens4B": {"step": 1000}, "main": {}, "a" * 40: {},
         None: {},

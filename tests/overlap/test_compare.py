@@ -12,7 +12,7 @@ from esa.artifact.schemas import SCHEMAS
 from esa.errors import ArtifactError, SelectionError
 from esa.overlap import compare, read_lists
 from esa.overlap.agreement import rank_biased_overlap, spearman
-from esa.overlap.null import expected_jaccard, p_value
+from esa.statistics.hypergeometric import expected_jaccard, p_value
 from tests.overlap.planted import DOWN, NUM_WEIGHTS, TENSORS, joined, lists, older, ranking, saved
 
 UP, EMBED, LAST = "h.0.c_fc.weight", "wte.weight", "h.1.down.weight"

@@ -20,8 +20,8 @@ from esa.overlap.curves import (
     onset,
     split_halves,
 )
-from esa.overlap.null import expected_jaccard
 from esa.overlap.seed_scores import Group, groups_of, seed_scores
+from esa.statistics.hypergeometric import expected_jaccard
 from tests.overlap.noisy import ADDRESSES, noisy, noisy_scores
 from tests.overlap.planted import NUM_WEIGHTS, TENSORS, joined, lists, ranking
 

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 from esa.artifact.grouping import group
+from esa.artifact.places import same_places
 from esa.report.compare_findings import repeated_cases, shared_findings, worst_sentences
 from esa.report.compare_frames import (
     TopList,
@@ -21,7 +22,7 @@ from esa.report.compare_frames import (
 from esa.report.compare_notes import notes
 from esa.report.compare_specs import UNSET, differing_facts, differing_keys, shown
 from esa.report.compare_tables import damage_table, intact_table, lists_table, stability_table, worst_table
-from esa.report.comparison import Comparison, same_places
+from esa.report.comparison import Comparison
 from esa.report.markdown import number
 from tests.report.conftest import BASE, WORST, Fake
 

@@ -3,12 +3,14 @@
 from collections.abc import Iterator
 
 from esa.artifact.gather import Gathered
-from esa.report.evidence import bits, dose, flow, tasks, weights
+from esa.report.evidence import bits, dose, flow, retest, tasks, weights
 from esa.report.figures import Figure
 
 _SECTIONS = (
     ("Controls side by side", "controls", dose.controls_parts),
     ("Dose-response", "dose", dose.dose_parts),
+    ("Fitted curves", "curves", retest.fit_parts),
+    ("Reliability", "reliability", retest.reliability_parts),
     ("Candidates of the detector", "detector", weights.detector_parts),
     ("Which metric tells the truth", "truth", weights.truth_parts),
     ("Interactions", "interactions", flow.interaction_parts),

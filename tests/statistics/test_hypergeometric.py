@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from esa.overlap.null import SMALLEST_P, Units, expected_jaccard, expected_shared, log_p_value, p_value
+from esa.statistics.hypergeometric import SMALLEST_P, Units, expected_jaccard, expected_shared, log_p_value, p_value
 
 
 def exact(units: Units) -> dict[int, Fraction]:

@@ -1,4 +1,4 @@
-"""What two unrelated rankings would share by weight: independent draws with the same quota per unit."""
+"""What two unrelated lists share: independent draws with the same quota per unit, exactly."""
 
 import math
 import sys
