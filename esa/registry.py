@@ -63,6 +63,12 @@ TASKS: dict[str, str] = {
     "lambada": "esa.eval.lambada:TASK",
 }
 
+# The laws that esa scale fits over the size of models, simpler ones first.
+FITS: dict[str, str] = {
+    name: f"esa.statistics.laws:{name}"
+    for name in ("power", "linear", "logarithmic", "exponential", "saturating", "broken_power")
+}
+
 ALIASES: dict[str, str] = {
     "activation_magnitude": "act_mag",
     "hessian_diag": "hutchinson_diag",
@@ -76,6 +82,7 @@ REGISTRIES: dict[str, dict[str, str]] = {
     "group": SELECTORS,
     "method": METHODS,
     "task": TASKS,
+    "fit": FITS,
 }
 
 

@@ -179,6 +179,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the simulated differences and the resamples")
     parser.add_argument("--json", type=Path, help="also write the shares to this file")
     given = parser.parse_args()
+    if given.runs is not None and given.runs < 1:
+        parser.error(f"--runs: {given.runs}; at least 1")
     if given.laws:
         laws = simulate_laws(given.runs or 200, given.seed)
         print(law_table(laws))

@@ -89,8 +89,10 @@ class Plan:
 
 
 def cut(text: str) -> tuple[str, str]:
-    """Return the part to train on and the last 5 %, cut where a line begins."""
-    place = text.find("\n", int(len(text) * (1 - HELD_OUT))) + 1
+    """Return the part to train on and the last 5 %, cut where a line begins; where none does, between two characters."""
+    least = int(len(text) * (1 - HELD_OUT))
+    place = text.find("\n", least) + 1
+    place = place if 0 < place < len(text) else least
     return text[:place], text[place:]
 
 
@@ -215,7 +217,7 @@ def train_member(size: Size, seed: int, plan: Plan, out: str) -> dict[str, Any]:
             content = {
                 "kind": plan.kind, "size": size.name, "seed": seed, "step": step, "steps": plan.steps,
                 "num_tokens": step * BATCH * LENGTH,
-                "train_nll": sum(losses[-50:]) / len(losses[-50:]) if losses else None, "held_out_nll": nll,
+                "train_nll": number(sum(losses[-50:]) / len(losses[-50:])) if losses else None, "held_out_nll": number(nll),
                 "unigram_nll": plan.unigram_nll, "bigram_nll": plan.bigram_nll, "text_sha256": plan.text_sha256,
             }  # fmt: skip
             (where / "training.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -248,6 +250,11 @@ def train_member(size: Size, seed: int, plan: Plan, out: str) -> dict[str, Any]:
     return line_of(folder, time.perf_counter() - started)
 
 
+def number(value: float) -> float | None:
+    """Return a finite number; None, which JSON has a word for, where training diverged."""
+    return value if math.isfinite(value) else None
+
+
 def line_of(folder: Path, seconds: float | None) -> dict[str, Any]:
     """Return a finished member's line of the table; ``seconds`` is None for one that was there before."""
     from safetensors import safe_open
@@ -259,13 +266,17 @@ def line_of(folder: Path, seconds: float | None) -> dict[str, Any]:
         "member": folder.name,
         "num_parameters": weights,
         **content,
-        "beats_bigram": content["held_out_nll"] < content["bigram_nll"],
+        "beats_bigram": content["held_out_nll"] is not None and content["held_out_nll"] < content["bigram_nll"],
         "seconds": seconds,
     }
 
 
 def prepare(options: argparse.Namespace) -> Plan:
-    """Cut the text, train the tokenizer, fit the baselines, and write what every member reads."""
+    """Cut the text, train the tokenizer, fit the baselines, and write what every member reads.
+
+    Stops, before anything is written, where the folder holds a member of another text, vocabulary or number of steps: the
+    tokenizer and the texts are its own.
+    """
     import hashlib
 
     out: Path = options.out
@@ -278,7 +289,13 @@ def prepare(options: argparse.Namespace) -> Plan:
         raise SystemExit(
             f"train_family: --text {options.text}: {len(raw):,} bytes; at least {LEAST_BYTES:,} are needed"
         )
-    out.mkdir(parents=True, exist_ok=True)
+    sha256 = hashlib.sha256(raw).hexdigest()
+    for folder in sorted(out.glob("[!.]*-seed*")):
+        require_same(folder, sha256, options.vocabulary, options.steps)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SystemExit(f"train_family: --out {out}: {error.strerror}") from None
     parts = dict(zip(("train", "held_out"), cut(text)))
     tokenizer = train_tokenizer(parts["train"], options.vocabulary)
     tokenizer.save_pretrained(out / "tokenizer")
@@ -288,7 +305,6 @@ def prepare(options: argparse.Namespace) -> Plan:
         tokens[name] = np.asarray(tokenizer.backend_tokenizer.encode(part).ids, dtype=np.int64)
         np.save(out / f"{name}.npy", tokens[name])
     unigram, bigram = baselines(tokens["train"], tokens["held_out"], options.vocabulary)
-    sha256 = hashlib.sha256(raw).hexdigest()
     print(
         f"{options.text.name}: {len(raw):,} bytes, {len(tokens['train']):,} tokens to train on, {len(tokens['held_out']):,}"
         f" held out; held-out NLL unigram {unigram:.4f}, bigram {bigram:.4f} nats per token",
@@ -297,22 +313,16 @@ def prepare(options: argparse.Namespace) -> Plan:
     return Plan(options.kind, options.steps, options.vocabulary, sha256, unigram, bigram)
 
 
-def finished(folder: Path, plan: Plan) -> bool:
-    """Tell whether a member is there already, of this text, vocabulary and number of steps. Stops where it is of another."""
+def require_same(folder: Path, text_sha256: str, vocabulary: int, steps: int) -> None:
+    """Stop where a finished member is of another text, vocabulary or number of steps."""
     if not (folder / "training.json").is_file():
-        return False
+        return
     content = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    same = (content["text_sha256"], content["steps"], config["vocab_size"]) == (
-        plan.text_sha256,
-        plan.steps,
-        plan.vocabulary,
-    )
-    if not same:
+    if (content["text_sha256"], content["steps"], config["vocab_size"]) != (text_sha256, steps, vocabulary):
         raise SystemExit(
             f"train_family: {folder} was trained on another text, vocabulary or number of steps; name another -o"
         )
-    return True
 
 
 def main() -> int:
@@ -332,6 +342,8 @@ def main() -> int:
     options = parser.parse_args()
     if options.steps < 1 or options.jobs < 1 or options.vocabulary < 257:
         parser.error("--steps and --jobs are at least 1, --vocabulary is at least 257")
+    if min(options.seeds) < 0:
+        parser.error(f"--seeds: {min(options.seeds)}; a seed is a whole number of at least 0")
     started, plan = time.perf_counter(), prepare(options)
     lines = []
     with ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -341,7 +353,7 @@ def main() -> int:
         ):  # the longest first
             for seed in sorted(set(options.seeds)):
                 folder = options.out / f"{plan.kind}-{size.name}-seed{seed}"
-                if finished(folder, plan):
+                if (folder / "training.json").is_file():
                     lines.append(line_of(folder, None))
                 else:
                     waiting.append(pool.submit(train_member, size, seed, plan, str(options.out)))
@@ -358,18 +370,23 @@ def main() -> int:
     for line in lines:
         seconds = "kept" if line["seconds"] is None else f"{line['seconds']:.0f}"
         print(
-            f"| {line['member']} | {line['num_parameters']:,} | {line['train_nll']:.4f} | {line['held_out_nll']:.4f} |"
+            f"| {line['member']} | {line['num_parameters']:,} | {shown(line['train_nll'])} | {shown(line['held_out_nll'])} |"
             f" {line['unigram_nll']:.4f} | {line['bigram_nll']:.4f} | {'yes' if line['beats_bigram'] else 'no'} | {seconds} |"
         )
     print(f"\n{len(lines)} members in {(time.perf_counter() - started) / 60:.1f} minutes, {options.jobs} at a time")
     return 0
 
 
+def shown(value: float | None) -> str:
+    """Return a loss in four digits, or that training diverged."""
+    return "diverged" if value is None else f"{value:.4f}"
+
+
 def sentence(line: dict[str, Any]) -> str:
     """Return how far a member came."""
     verdict = "below the bigram" if line["beats_bigram"] else "NOT below the bigram: no law counts it"
     return (
-        f"{line['num_parameters']:,} weights, held-out NLL {line['held_out_nll']:.4f}, {verdict};"
+        f"{line['num_parameters']:,} weights, held-out NLL {shown(line['held_out_nll'])}, {verdict};"
         f" {line['seconds']:.0f} s"
     )
 

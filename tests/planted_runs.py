@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from esa.artifact import Step, make_table, read_manifest
 from esa.spec import Spec, generator, spec_from_dict
+from tests.planted_shapes import Parameter, parameters_of
 from tests.planted_tables import (
     EVALUATED,
     FLOOR,
@@ -34,16 +35,6 @@ from tests.planted_tables import (
 
 Array = npt.NDArray[np.float64]
 BASE = math.log(40.0)
-
-
-class Parameter(NamedTuple):
-    """A weight tensor of a planted model; ``expert_axis`` is 0 where the experts lie on top of each other."""
-
-    name: str
-    shape: tuple[int, ...]
-    block: int | None
-    component: str
-    expert_axis: int | None = None
 
 
 class Case(NamedTuple):
@@ -97,6 +88,7 @@ class Planted:
     tied: bool = False
     names: Mapping[str, str] = field(default_factory=dict)  # part of Llama's names -> another family's
     stated_parameters: int | None = None
+    stated_vocabulary: int = 11_873  # a model that knows 40 of its tokens apart collapses at COLLAPSE nats of damage
     active_parameters: int | None = None
     chat_template: bool = False
     training: Mapping[str, Any] | None = None
@@ -131,28 +123,9 @@ class Planted:
     @cached_property
     def parameters(self) -> list[Parameter]:
         """Return the weight matrices in the order of named_parameters."""
-        d, m = self.width, self.inner or 3 * self.width
-        found = [Parameter("model.embed_tokens.weight", (self.vocabulary, d), None, "embed")]
-        for b in range(self.blocks):
-            at = f"model.layers.{b}."
-            found += [Parameter(f"{at}self_attn.{p}_proj.weight", (d, d), b, f"attn.{p}") for p in "qkvo"]
-            if self.num_experts:
-                found += [
-                    Parameter(f"{at}mlp.gate.weight", (self.num_experts, d), b, "router"),
-                    Parameter(
-                        f"{at}mlp.experts.gate_up_proj",
-                        (self.num_experts, 2 * m, d),
-                        b,
-                        "expert.gate_up",
-                        expert_axis=0,
-                    ),
-                    Parameter(f"{at}mlp.experts.down_proj", (self.num_experts, d, m), b, "expert.down", expert_axis=0),
-                ]
-            else:
-                found += [Parameter(f"{at}mlp.{p}_proj.weight", (m, d), b, f"mlp.{p}") for p in ("gate", "up")]
-                found.append(Parameter(f"{at}mlp.down_proj.weight", (d, m), b, "mlp.down"))
-        if not self.tied:
-            found.append(Parameter("lm_head.weight", (self.vocabulary, d), None, "lm_head"))
+        found = parameters_of(
+            self.blocks, self.width, self.inner or 3 * self.width, self.vocabulary, self.num_experts, tied=self.tied
+        )
         return [one._replace(name=self._renamed(one.name)) for one in found]
 
     def _renamed(self, name: str) -> str:
@@ -183,7 +156,7 @@ class Planted:
                 key: value for key, value in {
                     "architecture": self.architecture, "model_type": self.model_type, "num_blocks": self.blocks,
                     "hidden_size": self.width, "intermediate_size": self.inner or 3 * self.width,
-                    "vocab_size": self.vocabulary, "num_experts": self.num_experts,
+                    "vocab_size": self.stated_vocabulary, "num_experts": self.num_experts,
                     "num_experts_per_tok": self.experts_per_token if self.num_experts else None,
                 }.items() if value is not None
             },
@@ -393,12 +366,8 @@ class Planted:
         return self._step("overlap", {"rank": rank.id}, {"overlap.csv": ("overlap/1", overlap_rows(self, rank.id))})
 
     def _eval(self) -> Step:
-        about = {
-            "case": "intact",
-            "seed": None,
-            "num_items": EVALUATED[0],
-            "num_tokens": EVALUATED[0] * (EVALUATED[1] - 1),
-        }
+        tokens = EVALUATED[0] * (EVALUATED[1] - 1)
+        about = {"case": "intact", "seed": None, "num_items": EVALUATED[0], "num_tokens": tokens}
         text = {"task": "language_modeling", "source": "builtin:prose_eval", "length": EVALUATED[1], "bos": False}
         figures = [("nll", self.nll_base), ("perplexity", math.exp(self.nll_base))]
         rows = [{**about, **text, "metric": m, "value": v, "intact": v, "stderr": 0.01 * v} for m, v in figures]
@@ -416,14 +385,8 @@ def family(root: Path, widths: Sequence[int], *, training_seeds: Sequence[int] =
     made = []
     for width in widths:
         for seed in training_seeds:
-            training = {
-                "step": 100,
-                "num_tokens": 12_800,
-                "seed": seed,
-                "held_out_nll": 4.0,
-                "bigram_nll": 5.0,
-                "unigram_nll": 6.0,
-            }
+            losses = {"held_out_nll": 4.0, "bigram_nll": 5.0, "unigram_nll": 6.0}
+            training = {"step": 100, "num_tokens": 12_800, "seed": seed, **losses}
             one = Planted(root, f"w{width}_seed{seed}", width=width, model_seed=1000 * width + seed, training=training)
             one = replace(one, **{key: value for key, value in knobs.items() if key != "training"})
             if "training" in knobs:

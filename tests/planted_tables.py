@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from tests.planted_runs import Array, Case, Parameter, Planted
+    from tests.planted_runs import Array, Case, Planted
+    from tests.planted_shapes import Parameter
 
 BINS_PER_DECADE = 64
 FLOOR = 1e-6

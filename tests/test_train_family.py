@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ import pytest
 from esa.model import load_model
 from esa.spec.sections import Model
 from scripts import train_family
-from scripts.train_family import LENGTH, SIZES, Plan, baselines, cut, finished, line_of, prepare, train_member
+from scripts.train_family import LENGTH, SIZES, Plan, baselines, cut, line_of, prepare, train_member
 
 ROOT = Path(__file__).parents[1]
 WORDS = [
@@ -165,13 +166,41 @@ def test_who_does_not_beat_the_bigram_is_named(family: tuple[Path, Plan]) -> Non
     assert line["num_parameters"] == load_model(Model(id=str(out / "llama-0.1m-seed0"))).facts["num_parameters"]
 
 
-def test_a_finished_member_is_kept(family: tuple[Path, Plan]) -> None:
-    """It counts as finished for its own plan; another number of steps is refused, not mixed in."""
+@pytest.mark.parametrize("changes", [{"steps": 5}, {"vocabulary": 301}, {"text": "other.txt"}])
+def test_another_family_is_not_written_over(
+    family: tuple[Path, Plan], text: Path, tmp_path: Path, changes: dict[str, object]
+) -> None:
+    """Where members of another text, vocabulary or number of steps lie, all of the folder stays as it was."""
     out, plan = family
-    assert finished(out / "llama-0.1m-seed0", plan)
-    assert not finished(out / "llama-0.1m-seed7", plan)
+    before = hashes(out)
+    if "text" in changes:
+        changes = {"text": tmp_path / "other.txt"}
+        (tmp_path / "other.txt").write_text(text.read_text(encoding="utf-8") + "more\n", encoding="utf-8")
     with pytest.raises(SystemExit, match="was trained on another text, vocabulary or number of steps"):
-        finished(out / "llama-0.1m-seed0", Plan("llama", 5, 300, plan.text_sha256, 1.0, 1.0))
+        prepare(options(**{"text": text, "out": out, **changes}))  # type: ignore[arg-type]
+    assert hashes(out) == before
+    assert prepare(options(text, out)) == plan
+    assert hashes(out) == before
+
+
+def test_a_text_of_one_line_is_cut_all_the_same() -> None:
+    """Where no line begins in the last twentieth, the cut is between two characters: neither part is empty."""
+    for whole in ("word " * 1000, "a\n" + "word " * 1000 + "\n"):
+        train, held_out = cut(whole)
+        assert train + held_out == whole
+        assert len(held_out) == pytest.approx(0.05 * len(whole), rel=0.05)
+
+
+def test_a_member_that_diverged_is_no_number(family: tuple[Path, Plan], tmp_path: Path) -> None:
+    """A loss that is NaN is null in JSON, beats no bigram, and is said in words."""
+    out, _ = family
+    copytree(out / "llama-0.1m-seed0", tmp_path / "member")
+    path = tmp_path / "member" / "training.json"
+    assert train_family.number(math.nan) is None
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"held_out_nll": train_family.number(math.nan)}))
+    line = line_of(tmp_path / "member", 1.0)
+    assert not line["beats_bigram"]
+    assert "held-out NLL diverged, NOT below the bigram" in train_family.sentence(line)
 
 
 def test_a_short_text_is_refused(tmp_path: Path) -> None:

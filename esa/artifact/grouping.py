@@ -1,5 +1,6 @@
 """Tell which runs the arguments of a command are: run folders, and step folders grouped by what they were made from."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +9,7 @@ from esa.artifact.gather import BETWEEN, STEPS, Gathered, StepFolder, gathered, 
 from esa.errors import ArtifactError
 
 _MOST_NAMES = 72  # characters of several runs' names in one folder's
+_SWEPT = re.compile(r"(.+)-\d{2,}")  # the names of a sweep's runs
 _LAST = ("perturb", "overlap", "rank", "score", *STEPS)  # whose id tells runs of one name apart, the first found
 
 
@@ -162,7 +164,10 @@ def labels(runs: Sequence[Gathered]) -> list[str]:
 
 
 def joined(names: Sequence[str], sign: str) -> str:
-    """Return names as one for a folder: ``a_b``, or ``a_b_2_more`` where they are too long together."""
+    """Return names as one for a folder: ``a_b``, ``a_b_2_more`` where they are too long together, ``a_12_runs`` for a sweep's."""
+    swept = [match[1] for name in names if (match := _SWEPT.fullmatch(name))]
+    if len(swept) == len(names) > 2 and len(set(swept)) == 1:
+        return f"{swept[0][:_MOST_NAMES]}_{len(names)}_runs"
     cut = [name[: _MOST_NAMES // 2] for name in names]
     for count in range(len(cut), 0, -1):
         rest = [f"{len(cut) - count}_more"] if count < len(cut) else []

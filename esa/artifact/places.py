@@ -1,4 +1,4 @@
-"""Tell whether an address names the same place in the models of two runs."""
+"""Tell whether an address names the same place in the models of two runs, and whether the units there correspond."""
 
 from typing import Any
 
@@ -20,6 +20,12 @@ def same_places(a: Gathered, b: Gathered) -> bool:
     one, two = _shapes(a), _shapes(b)
     shared = one.keys() & two.keys()
     return bool(shared) and all(one[name] == two[name] for name in shared)
+
+
+def trained_apart(a: Gathered, b: Gathered) -> bool:
+    """Tell whether the manifests say that two models were trained from different seeds: their units do not correspond then."""
+    one, two = ((run.model.get("training") or {}).get("seed") for run in (a, b))
+    return one is not None and two is not None and one != two
 
 
 def _shapes(run: Gathered) -> dict[str, tuple[Any, ...]]:

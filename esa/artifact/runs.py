@@ -273,16 +273,16 @@ class _Judge:
         return next((other for other in (*beside, *same) if other.status == "complete"), (*beside, *same)[0])
 
     def _elsewhere(self, one: StepState, run: str) -> StepState | None:
-        """Return a step outside the folder at hand: beside it, in the outputs folder, or where the command said."""
+        """Return a step outside the folder at hand: beside it, in the outputs folder, or in a folder that its command named."""
         if run in self.elsewhere:
             return self.elsewhere[run]
         near = [self.folder, *(path for path in one.folder.absolute().parents[:2])]
-        homes = [*near, OUTPUTS, *(path.parent / OUTPUTS for path in near)]
-        paths = [path for home in homes for path in (*home.glob(f"*-{run}"), *home.glob(f"*/*-{run}"))]
         words = one.manifest.get("argv")
+        named = [Path(str(word)) for word in words if os.path.isdir(str(word))] if isinstance(words, list) else []
+        homes = [*near, OUTPUTS, *(path.parent / OUTPUTS for path in near), *named]
+        paths = [path for home in homes for path in (*home.glob(f"*-{run}"), *home.glob(f"*/*-{run}"))]
         found = None
-        paths += [Path(str(word)) for word in words] if isinstance(words, list) else []
-        for path in paths:
+        for path in (*named, *paths):
             if (one_there := _first_look(path)) is not None and one_there.id == run:
                 found = self.state(one_there)
                 break

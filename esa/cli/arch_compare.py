@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from esa.cli.console import ConsoleProgress, number, print_line, print_table
-from esa.cli.session import folder_target, is_file_target
+from esa.cli.options import FEWEST_DRAWS
+from esa.cli.session import at_least, folder_target, is_file_target
 from esa.errors import EsaError
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ def compare(
 
     if is_file_target(out):
         raise EsaError(f"'{out}': a comparison is a folder of tables; give a folder", where="--out")
+    at_least("--seed", seed, 0)
+    at_least("--permutations", permutations, FEWEST_DRAWS)
     drawn = {"seed": seed, "permutations": permutations}
     asked: dict[str, Any] = {"metric": metric, "k": k, "out": folder_target(out)}
     asked |= {name: value for name, value in drawn.items() if value is not None}
@@ -92,6 +95,19 @@ def _print_plan(prepared: "Prepared") -> None:
 
 def print_comparison(result: "ArchResult") -> None:
     """Print where the score lies in every run, and the answers question by question; what has none, with its reason."""
+    if result.models:
+        header = ["run", "model", "family", "weights", "blocks"]
+        cells = [
+            [
+                one["label"],
+                str(one["id"]),
+                one["family"] or "-",
+                number(one["num_parameters"]),
+                number(one["num_blocks"]),
+            ]
+            for one in result.models
+        ]
+        print_table("Runs", header, cells, right=["weights", "blocks"])
     if "shares/1" in result.tables:
         _print_shares(result.tables["shares/1"].frame, len(result.labels))
     frame = result.tables["comparison/1"].frame
@@ -169,6 +185,10 @@ def _print_question(question: str, frame: "pl.DataFrame") -> None:
 
     tested_first = pl.col("p_value").is_null()
     answered = frame.filter(pl.col("value").is_not_null()).sort(tested_first, maintain_order=True)
+    tested = answered.height - answered["p_value"].null_count()
+    if answered.height > _MOST and tested:
+        smallest = pl.col("p_adjusted").fill_null(pl.col("p_value"))
+        answered = answered.sort(tested_first, smallest, "p_value", maintain_order=True)
     about = {name: name for name in ("a", "b", "metric", "subject") if answered[name].drop_nulls().n_unique() > 1}
     about |= {"quantity": "quantity"}
     known = [name for name in ("low", "expected", "p_value") if answered[name].null_count() < answered.height]
@@ -179,13 +199,13 @@ def _print_question(question: str, frame: "pl.DataFrame") -> None:
         cells = [number(row["value"], 3), *(_cell(name, row) for name in known), number(row["num"])]
         rows.append([*(row[name] or "-" for name in about), *cells])
     if rows:
-        alone = [
-            str(answered[name][0]) for name in ("a", "metric") if name not in about and answered[name][0] is not None
-        ]
+        runs = " and ".join(str(found) for name in ("a", "b") if (found := _one_of(answered, name, about)) is not None)
+        alone = [text for text in (runs, _one_of(answered, "metric", about)) if text]
         title = f"{question[:1].upper()}{question[1:]}{': ' if alone else ''}{', '.join(alone)}"
         print_table(title, header, rows, right=[name for name in header if name not in about], wrap=[])
     if answered.height > _MOST:
-        print_line(f"and {answered.height - _MOST} more in comparison.csv")
+        order = ", these being of the smallest p" if tested > _MOST else ""
+        print_line(f"and {answered.height - _MOST:,} more in comparison.csv{order}")
     for (why,), part in answered.filter(pl.col("why").is_not_null()).group_by(["why"], maintain_order=True):
         of = part["metric"].drop_nulls().unique(maintain_order=True)
         metrics = "" if len(of) == answered["metric"].drop_nulls().n_unique() else f"{', '.join(of)}: "
@@ -194,6 +214,12 @@ def _print_question(question: str, frame: "pl.DataFrame") -> None:
     for (why,), part in missing.group_by(["why"], maintain_order=True):
         names = [", ".join(part[name].drop_nulls().unique(maintain_order=True)) for name in ("a", "subject")]
         print_line(f"{question}: no answer for {', '.join(filter(None, names))}: {why}")
+
+
+def _one_of(frame: "pl.DataFrame", name: str, shown: Mapping[str, str]) -> str | None:
+    """Return the one value of a column that the table does not show; None where it is shown, or there is none."""
+    values = frame[name].drop_nulls()
+    return None if name in shown or not len(values) else str(values[0])
 
 
 def _cell(name: str, row: Mapping[str, Any]) -> str:

@@ -78,6 +78,12 @@ DryRun = Annotated[
         "--dry-run", "-n", help="Print spec, passes, memory and outputs; touch nothing.", rich_help_panel=OUTPUT
     ),
 ]
+DryReading = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", "-n", help="Print what would be read, computed and written; touch nothing.", rich_help_panel=OUTPUT
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.", rich_help_panel=TALK)]
 Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", help="Say more; show where a content error was raised.", rich_help_panel=TALK)
@@ -89,7 +95,7 @@ ListNames = Annotated[
     bool,
     typer.Option(
         "--list",
-        help="List metrics, groups, methods and tasks.",
+        help="List metrics, groups, methods, tasks and fits.",
         callback=_show_names,
         is_eager=True,
         rich_help_panel=TALK,
@@ -115,13 +121,14 @@ Harness = Annotated[
 OfMetrics = Annotated[
     list[str] | None,
     typer.Option(
-        "--metric", help="Compare by this metric alone; repeatable. All that were scored by default.", metavar="NAME"
+        "--metric", help="By this metric alone; repeatable. By all that were scored by default.", metavar="NAME"
     ),
 ]
 AnalysisSeed = Annotated[
-    int | None, typer.Option("--seed", min=0, help="Seed of resamples and permutations; 0 by default.", metavar="N")
+    int | None, typer.Option("--seed", help="Seed of resamples and permutations; 0 by default.", metavar="N")
 ]
 Permutations = Annotated[
     int | None,
-    typer.Option("--permutations", min=99, help="Random draws of each test; 9999 by default.", metavar="N"),
+    typer.Option("--permutations", help="Random draws of each test, at least 99; 9999 by default.", metavar="N"),
 ]
+FEWEST_DRAWS = 99  # a p of 0.01 is the smallest that so few can give

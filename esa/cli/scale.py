@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from esa.cli import options
-from esa.cli.session import begin, handled
+from esa.cli.session import at_least, begin, handled
 from esa.errors import EsaError
 
 if TYPE_CHECKING:
     from esa.scale import Asked
 
-LEAST = 99  # draws: a p of 0.01 is the smallest that so few can give
 _WHAT, _HOW = "What is followed", "How laws are fitted"
 
 
@@ -35,10 +34,7 @@ def command(
             rich_help_panel=_WHAT,
         ),
     ] = "parameters",
-    metric: Annotated[
-        list[str] | None,
-        typer.Option("--metric", help="Of these metrics alone; repeatable.", rich_help_panel=_WHAT),
-    ] = None,
+    metric: options.OfMetrics = None,
     method: Annotated[
         list[str] | None,
         typer.Option(
@@ -95,19 +91,23 @@ def command(
             rich_help_panel=_HOW,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of bootstrap and permutations.", rich_help_panel=_HOW)] = 0,
+    seed: options.AnalysisSeed = None,
     resamples: Annotated[
-        int, typer.Option("--resamples", help="Of the bootstrap over models.", rich_help_panel=_HOW)
-    ] = 999,
-    permutations: Annotated[
-        int, typer.Option("--permutations", help="Of changepoints and covariates.", rich_help_panel=_HOW)
-    ] = 999,
+        int | None,
+        typer.Option(
+            "--resamples",
+            help="Of the bootstrap over models, at least 99; 999 by default.",
+            metavar="N",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
+    permutations: options.Permutations = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Folder of the tables.", metavar="DIR", rich_help_panel=options.OUTPUT),
     ] = None,
     force: options.Force = False,
-    dry_run: options.DryRun = False,
+    dry_run: options.DryReading = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
     threads: options.Threads = None,
@@ -157,9 +157,9 @@ def _asked(
     exclude: list[str] | None,
     meta: bool,
     to: list[str] | None,
-    seed: int,
-    resamples: int,
-    permutations: int,
+    seed: int | None,
+    resamples: int | None,
+    permutations: int | None,
 ) -> "Asked":
     """Return what the options ask for. Raises EsaError, naming the option, for a value that is not allowed."""
     from esa.scale import Asked, Settings, Wanted
@@ -170,16 +170,16 @@ def _asked(
         if not 0 < share <= 1:
             raise EsaError(f"{share:g} is no share of the weights; allowed: above 0, at most 1", where="--fraction")
     for option, value, least in (
-        ("--seed", seed, 0), ("--resamples", resamples, LEAST), ("--permutations", permutations, LEAST),
-        *(("-k", one, 1) for one in k or []),
+        ("--seed", seed, 0), ("--resamples", resamples, options.FEWEST_DRAWS),
+        ("--permutations", permutations, options.FEWEST_DRAWS), *(("-k", one, 1) for one in k or []),
     ):  # fmt: skip
-        if value < least:
-            raise EsaError(f"{value}; allowed: a whole number of at least {least}", where=option)
+        at_least(option, value, least)
     wanted = Wanted(
         tuple(_known("metric", metric)), tuple(_known("method", method)), tuple(dict.fromkeys(k or [])),
         tuple(dict.fromkeys(fraction or FRACTIONS)),
     )  # fmt: skip
-    settings = Settings(parse_sizes(to or []), seed, resamples, permutations)
+    drawn = {"seed": seed, "resamples": resamples, "permutations": permutations}
+    settings = Settings(parse_sizes(to or []), **{name: value for name, value in drawn.items() if value is not None})
     return Asked(over, wanted, settings, models, tuple(exclude or []), meta)
 
 

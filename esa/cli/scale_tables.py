@@ -15,7 +15,7 @@ TITLES = {
     "top_to_median": "Mean score of the top 1 % over the median",
     "tail_index": "Tail index of the scores (Hill)",
     "damage_top_k": "Damage of the top K weights (nats per token)",
-    "damage_fraction": "Damage of a share of the weights (nats per token)",
+    "damage_fraction": "Damage of about the same share of the weights (nats per token)",
     "damage_single": "Damage of the worst single weight (nats per token)",
     "seed_jaccard": "Agreement of score seeds (Jaccard)",
     "noise_doubling": "Noise at which perplexity doubles (sigma)",
@@ -42,8 +42,39 @@ def print_laws(result: "ScaleResult", asked: "Asked") -> None:
         _print_quantity(f"{model}: {title}" if model else title, rows, None if target is None else size_words(target))
     if (effects := result.tables.get("covariates/1")) is not None and effects.frame.height:
         print_covariates(effects.frame.to_dicts())
+    if any("far" in (row["flags"] or "").split(",") for row in laws):
+        print_line(
+            f"far: {', '.join(map(size_words, asked.settings.targets))} lies over 10 times beyond the largest model;"
+            " the intervals there hold only as long as the law does"
+        )
+    if (pooled := result.tables.get("meta/1")) is not None:
+        print_meta(pooled.frame.to_dicts())
     for text in result.summary:
         print_line(text)
+
+
+def print_meta(rows: Sequence[Row]) -> None:
+    """Print what top weights cost beyond random ones over all models: mean, another model, how much models differ."""
+    header = ["subject", "models", "mean", "95 %", "in another model", "I2", "tau", "Q's p"]
+    known = [row for row in rows if row["mean"] is not None]
+    cells = [
+        [
+            row["subject"], number(row["num_models"]), number(row["mean"], 3),
+            f"{number(row['low'], 2)} to {number(row['high'], 2)}",
+            f"{number(row['prediction_low'], 2)} to {number(row['prediction_high'], 2)}", f"{row['i2']:.0%}",
+            number(math.sqrt(row["tau2"]), 2), number(row["q_p"], 2),
+        ]
+        for row in known
+    ]  # fmt: skip
+    if cells:
+        title = "Damage of top over random weights, pooled over models (nats per token, random effects)"
+        print_table(title, header, cells, right=["models", "mean", "I2", "tau", "Q's p"])
+    said: dict[str, list[str]] = {}
+    for row in rows:
+        if row["why"] is not None:
+            said.setdefault(row["why"], []).append(row["subject"])
+    for why, subjects in said.items():
+        print_line(why if len(subjects) == len(rows) else f"{why} ({'; '.join(subjects)})")
 
 
 def _print_quantity(title: str, rows: Sequence[Row], target: str | None) -> None:
@@ -58,7 +89,7 @@ def _print_quantity(title: str, rows: Sequence[Row], target: str | None) -> None
             number(row["num_models"]),
             row["verdict"],
             _error(row),
-            *([_predicted(row)] if at else []),
+            *([predicted(row)] if at else []),
             _bend(row),
         ]
         for row in kept
@@ -82,7 +113,10 @@ def _error(row: Row) -> str:
     return f"x{math.exp(error):.3g}" if row["response"] == "log" and error < 50 else number(error, 2)
 
 
-def _predicted(row: Row) -> str:
+def predicted(row: Row) -> str:
+    """Return what the law says of the target; no number where the quantity cannot be that: the law does not reach so far."""
+    if "out_of_range" in (row["flags"] or "").split(","):
+        return "out of range"
     low, high = row["predicted_low"], row["predicted_high"]
     value = number(row["predicted"], 3)
     return value if low is None or high is None else f"{value} [{number(low, 2)}, {number(high, 2)}]"

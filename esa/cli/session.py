@@ -138,6 +138,12 @@ def folder_target(out: str | None) -> Path | None:
     return Path(out) if out is not None and not is_file_target(out) else None
 
 
+def at_least(option: str, value: int | None, least: int) -> None:
+    """Raise EsaError for a number given by an option that is under the least allowed."""
+    if value is not None and value < least:
+        raise EsaError(f"{value}; allowed: a whole number of at least {least}", where=option)
+
+
 def check_format(format: str | None) -> str | None:
     """Return the format of ``--format``. Raises EsaError for any but csv and parquet."""
     if format not in (None, "csv", "parquet"):

@@ -1,6 +1,7 @@
 """How far a model was trained, as the files beside its weights say."""
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from esa.errors import ModelError
 from esa.model.sources import ModelSource
 
 TRAINING, TRAINER = "training.json", "trainer_state.json"
-_STEP = re.compile(r"step[-_]?(\d+)")  # Pythia's and OLMo's names of revisions
+# Pythia's step1000, OLMo's step1000-tokens4B, OLMo-2's stage1-step1000-tokens5B; the steps of a second stage start anew.
+_STEP = re.compile(r"(?:stage1-)?step[-_]?(\d+)(?!\d)")
 _COUNTS = ("step", "num_tokens", "seed")
 _LOSSES = ("train_nll", "held_out_nll", "unigram_nll", "bigram_nll")
 
@@ -51,6 +53,8 @@ def _content(path: Path) -> dict[str, Any]:
 def _number(path: Path, key: str, value: Any, whole: bool) -> bool:
     """Tell whether there is a value. Raises ModelError where it is no number of its kind."""
     kinds = int if whole else int | float
-    if value is not None and (isinstance(value, bool) or not isinstance(value, kinds)):
-        raise ModelError(f"{key} is {value!r}; allowed: {'a whole number' if whole else 'a number'}", where=str(path))
+    usable = not isinstance(value, bool) and isinstance(value, kinds) and math.isfinite(value)
+    if value is not None and not usable:
+        what = "a whole number" if whole else "a finite number, or null where training diverged"
+        raise ModelError(f"{key} is {value!r}; allowed: {what}", where=str(path))
     return value is not None

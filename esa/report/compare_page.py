@@ -28,7 +28,7 @@ from esa.report.compare_tables import (
 from esa.report.comparison import Comparison
 from esa.report.criteria_section import criteria_parts
 from esa.report.evidence.claims import confirmatory_parts
-from esa.report.figures import Figure
+from esa.report.figures import Figure, distinct
 from esa.report.findings import findings
 from esa.report.head import Head, facts
 from esa.report.markdown import block, bullets, code, escape, join, table
@@ -63,8 +63,7 @@ _LISTS_NOTE = "Of the `top_k` of each run's first seed: the weights that both ho
 
 def compared(comparison: Comparison, judged: Sequence[Judged] = ()) -> Content:
     """Return the page that sets runs side by side. Cost: every table that a report reads; figures are not drawn yet."""
-    figures = list(compare_figures(comparison))
-    figures += _across_figures(comparison, {figure.name for figure in figures})
+    figures = list(distinct([*compare_figures(comparison), *_across_figures(comparison)]))
     make = _WITHOUT_RUNS if comparison.lone else (_finding, _across, partial(_criteria, judged), *_SECTIONS)
     sections = [section for one in make for section in one(comparison, figures)]
     kept = [Section(section.title, [part for part in section.parts if part]) for section in sections]
@@ -100,13 +99,11 @@ def _step_name(run: Gathered) -> str:
     return ", ".join(f"{step}-{manifest['run']}" for step, manifest in run.manifests.items() if step in BETWEEN)
 
 
-def _across_figures(comparison: Comparison, taken: set[str]) -> Iterable[Figure]:
-    """Yield the figures of the steps made from several runs, each under its step's own section and a name not ``taken``."""
+def _across_figures(comparison: Comparison) -> Iterable[Figure]:
+    """Yield the figures of the steps made from several runs, each under its step's own section."""
     for place, run in enumerate([*comparison.runs, *comparison.between]):
         for figure in across_figures(run):
-            name = f"{figure.name}_{place}" if figure.name in taken else figure.name
-            taken.add(name)
-            yield replace(figure, name=name, section=f"{figure.section} {place}")
+            yield replace(figure, section=f"{figure.section} {place}")
 
 
 def _evidence(comparison: Comparison, figures: Sequence[Figure]) -> Iterable[Section]:

@@ -1,8 +1,8 @@
 """Which figures a run has: for each its name, its chart, its data and what it shows, in words."""
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import altair as alt
 import polars as pl
@@ -125,6 +125,18 @@ def _shares(tensors: pl.DataFrame) -> Iterator[Figure]:
         held = percent(float(outside["weight_share"][0]))
         caption += f" Outside the blocks, and not drawn: {', '.join(parts)}, in {held} of the weights."
     yield Figure("depth", "shares", charts_scores.depth_chart(depth), depth, "Share of the score by block", caption)
+
+
+def distinct(drawn: Iterable[Figure]) -> Iterator[Figure]:
+    """Yield figures with a name each: a name is that of files, and of two that differ late a slug may be the same."""
+    taken: set[str] = set()
+    for figure in drawn:
+        name, count = figure.name, 1
+        while name in taken:
+            count += 1
+            name = f"{figure.name}_{count}"
+        taken.add(name)
+        yield figure if name == figure.name else replace(figure, name=name)
 
 
 def slug(text: str) -> str:

@@ -97,11 +97,12 @@ def _entry(id: str, found: Found, commands: Sequence[str], criteria: Path | None
     if found.finished:
         from esa.report.criteria_section import criteria_sentence
         from esa.report.opening import content_of, opened
+        from esa.report.page import applicable
         from esa.report.paper.findings import findings_of
         from esa.report.verdicts import VERDICTS, judge
 
         runs, held = opened(found.finished, criteria)
-        judged = judge(held, runs.pairs)
+        judged = applicable(runs.pairs, judge(held, runs.pairs))
         findings = findings_of(content_of(runs, judged).sections)
         names = [runs.name] if isinstance(runs, Gathered) else runs.labels or names
         several = len(runs.pairs) > 1

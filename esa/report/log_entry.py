@@ -45,6 +45,13 @@ class Record:
     margin: float | None = None
     what: str = ""
 
+    def require_kinds(self) -> None:
+        """Raise TypeError where a field that is counted is of another kind, as only somebody's edit makes it."""
+        counted = [self.seconds, self.margin or 0.0, *self.verdicts.values(), *self.confirmed]
+        known = all(isinstance(one, int | float) for one in counted)
+        if not (known and isinstance(self.runs, list) and len(self.confirmed) == 2):
+            raise TypeError("runs, seconds, verdicts, confirmed or margin is not as it was written")
+
     @property
     def line(self) -> str:
         """Return the comment: on one line, and nothing in it can end it."""
@@ -170,7 +177,8 @@ def records(text: str, where: str) -> list[Record]:
         try:
             found.append(Record(**json.loads(mark[1])))
             date.fromisoformat(found[-1].day)
-        except (ValueError, TypeError) as error:
+            found[-1].require_kinds()
+        except (ValueError, TypeError, AttributeError) as error:
             line = text.count("\n", 0, mark.start()) + 1
             raise ArtifactError(
                 f"is not a record of the log: {error}",

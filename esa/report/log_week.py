@@ -27,7 +27,9 @@ def week_text(first: date, known: Sequence[Record], outputs: Path) -> str:
     states = read_steps(outputs) if outputs.is_dir() else []
     during = [one for one in states if first.isoformat() <= one.when[:10] <= last.isoformat()]
     year, week, _ = first.isocalendar()
+    absent = f"There is no folder {code(str(outputs), cell=False)} here: no step is counted"
     lines = [
+        *([] if outputs.is_dir() else [absent]),
         _runs(during),
         _time(during),
         *_entered(entries),
@@ -46,12 +48,17 @@ def _runs(states: Sequence[StepState]) -> str:
     homes: dict[Path, list[StepState]] = {}
     for one in states:
         homes.setdefault(one.folder.parent, []).append(one)
-    done = [code(home.name, cell=False) for home, own in homes.items() if all(one.manifest for one in own)]
+    done = [code(home.name, cell=False) for home, own in homes.items() if all(map(_finished, own))]
     return f"Runs finished: {number(len(done))}" + (f" ({join(done)})" if done else "")
 
 
+def _finished(one: StepState) -> bool:
+    """Tell whether a step reached its end and holds: one that left the weights changed has a manifest, and failed."""
+    return bool(one.manifest) and one.status != "failed"
+
+
 def _time(states: Sequence[StepState]) -> str:
-    finished = [one for one in states if one.seconds is not None]
+    finished = [one for one in states if _finished(one) and one.seconds is not None]
     total = duration(sum(one.seconds or 0.0 for one in finished))
     return f"Time: {total} in {number(len(finished))} finished step{'' if len(finished) == 1 else 's'}"
 

@@ -9,7 +9,7 @@ from esa.report.across.sections import across, across_figures, across_findings
 from esa.report.criteria_section import criteria_parts
 from esa.report.evidence.claims import claims_parts
 from esa.report.evidence.sections import evidence, evidence_figures
-from esa.report.figures import Figure, figures
+from esa.report.figures import Figure, distinct, figures
 from esa.report.findings import findings, group_sentences
 from esa.report.head import Head, generator, head
 from esa.report.markdown import bullets, escape
@@ -68,7 +68,7 @@ class Content:
 
 def content(run: Gathered, judged: Sequence[Judged] = ()) -> Content:
     """Return the page of one run. Cost: every table that a report reads; the figures are not drawn yet."""
-    drawn = [*figures(run), *evidence_figures(run), *across_figures(run)]
+    drawn = list(distinct([*figures(run), *evidence_figures(run), *across_figures(run)]))
     return Content(head(run), sections(run, drawn, judged), drawn, generator(run))
 
 
@@ -113,9 +113,14 @@ def _across(run: Gathered, drawn: Sequence[Figure]) -> Iterable[Section]:
 
 
 def _criteria(judged: Sequence[Judged], run: Gathered, drawn: Sequence[Figure]) -> Iterable[Section]:
-    lone = set(run.folders) <= set(BETWEEN)  # a step of several runs was made for no criterion
-    if judged and not (lone and all(one.verdict == UNATTAINABLE for one in judged)):
-        yield Section("Criteria", [*criteria_parts(judged)])
+    if found := applicable([(run.name, run)], judged):
+        yield Section("Criteria", [*criteria_parts(found)])
+
+
+def applicable(runs: Sequence[tuple[str, Gathered]], judged: Sequence[Judged]) -> Sequence[Judged]:
+    """Return the verdicts; none where all steps at hand are of several runs, and no criterion can be judged by them."""
+    lone = all(set(run.folders) <= set(BETWEEN) for _, run in runs)
+    return [] if lone and all(one.verdict == UNATTAINABLE for one in judged) else judged
 
 
 def _claims(run: Gathered, drawn: Sequence[Figure]) -> Iterable[Section]:

@@ -1,7 +1,6 @@
 """Order the runs of a training run's checkpoints in time, and follow their critical weights: ``esa scale --over checkpoints``."""
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,12 +10,9 @@ import polars as pl
 
 from esa.errors import ArtifactError
 from esa.scale.emergence import Address
-from esa.scale.models import Member
+from esa.scale.models import Member, home
 
 LEAST_CHECKPOINTS = 3
-# What trainers call the folder of a checkpoint: checkpoint-500, step1000, global_step143000, iter_0001000, step2000-tokens8B.
-_NAMES = r"(?:checkpoint|ckpt|(?:global_?)?step|iter(?:ation)?)[-_]?0*{step}(?:[-_.].*)?"
-
 Row = dict[str, object]
 
 
@@ -103,7 +99,7 @@ def trajectories(found: Sequence[Member]) -> list[Trajectory]:
     are the steps. The name is the home's last part, or all of it where two training runs end alike. Excluded members are
     left out.
     Raises ArtifactError, naming the run, where a manifest has no training step, where a training run has the same step
-    twice, and where it has fewer than three checkpoints.
+    twice, and where it has fewer than three checkpoints; and where no member is left.
     """
     grouped: dict[tuple[str, str, str], list[Checkpoint]] = {}
     for one in found:
@@ -113,6 +109,11 @@ def trajectories(found: Sequence[Member]) -> list[Trajectory]:
             shape = json.dumps([one.num_parameters, facts.get("shape")], sort_keys=True)
             key = home(str(facts.get("id")), made.step), json.dumps(one.training_seed), shape
             grouped.setdefault(key, []).append(made)
+    if not grouped:
+        out = "; ".join(f"{one.label}: {one.excluded}" for one in found)
+        raise ArtifactError(
+            f"no run is left{f' ({out})' if out else ''}; checkpoints of a training run are needed", where="RUN"
+        )
     names = _names(list(grouped))
     training_runs = [
         Trajectory(name, tuple(sorted(checkpoints, key=lambda one: one.step)))
@@ -121,13 +122,6 @@ def trajectories(found: Sequence[Member]) -> list[Trajectory]:
     for trajectory in training_runs:
         _require_steps(trajectory)
     return training_runs
-
-
-def home(model_id: str, step: int) -> str:
-    """Return what the checkpoints of one training run share: a model's id without a last part that names its step."""
-    path = PurePosixPath(model_id)
-    named = re.fullmatch(_NAMES.format(step=step), path.name, flags=re.IGNORECASE)
-    return str(path.parent if named and path.parent != path else path)
 
 
 def _checkpoint(member: Member) -> Checkpoint:

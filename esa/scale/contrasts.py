@@ -156,7 +156,7 @@ def _effect(subject: Subject, damage: pl.DataFrame, by_case: dict[str, pl.DataFr
     num_tokens = by_case[str(top["case"][0])]["num_tokens"].to_numpy().astype(float)
     floors = [floor for floor in top["noise_floor"].to_list() if floor is not None]
     found = contrast(num_tokens, tops, draws, max(floors, default=None))
-    return found._replace(collapsed=bool((top["outcome"] == "collapsed").any()))
+    return found._replace(collapsed=bool(top["outcome"].is_in(["collapsed", "uniform"]).any()))
 
 
 def _units(rows: pl.DataFrame, by: Sequence[str], by_case: dict[str, pl.DataFrame]) -> Array:

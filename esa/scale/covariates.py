@@ -9,6 +9,7 @@ from esa.scale.models import FEWEST_MODELS, Member
 from esa.scale.points import Point, by_series
 from esa.statistics.covariates import covariate_effects
 from esa.statistics.laws import response_of
+from esa.statistics.multiplicity import holm
 
 TERMS = ("family", "kind", "variant")
 
@@ -25,7 +26,8 @@ def covariate_rows(points: Sequence[Point], settings: Settings) -> list[Row]:
     """Return the rows of ``covariates/1``: for each quantity and subject the effects of the covariates that differ at all.
 
     Models of one shape that differ in a covariate (a base model and its instruct version) count as two here. A term that the
-    models of a subject cannot carry has one row that says why. See ``esa.statistics.covariates.covariate_effects``.
+    models of a subject cannot carry has one row that says why. ``p_adjusted`` is Holm's over all terms of all quantities
+    and subjects: they are the same few models, measured in many ways. See ``esa.statistics.covariates.covariate_effects``.
     """
     members = {id(one.member): one.member for one in points}
     terms = varying(list(members.values()))
@@ -38,7 +40,7 @@ def covariate_rows(points: Sequence[Point], settings: Settings) -> list[Row]:
         names = [" ".join([one.member.model, *(str(getattr(one.member, term)) for term in terms)]) for one in kept]
         number = len(set(names))
         if number < FEWEST_MODELS:
-            why = f"{number} models with a value, at least {FEWEST_MODELS} are needed"
+            why = f"{number} {'model' if number == 1 else 'models'} with a value, at least {FEWEST_MODELS} are needed"
             counts = {"num_models": number, "num_points": len(kept)}
             rows += [{**about, "term": term, **counts, "why": why} for term in terms]
             continue
@@ -49,4 +51,14 @@ def covariate_rows(points: Sequence[Point], settings: Settings) -> list[Row]:
             settings.seed, settings.level,
         )  # fmt: skip
         rows += [{**about, **asdict(effect)} for effect in found]
+    _adjust(rows)
     return rows
+
+
+def _adjust(rows: Sequence[Row]) -> None:
+    """Put Holm's p over all tests of the table into its rows; the levels of a term share one test."""
+    tests = {(row["quantity"], row["subject"], row["term"]): row.get("p_value") for row in rows}
+    adjusted = dict(zip(tests, holm(list(tests.values())), strict=True))
+    for row in rows:
+        if row.get("p_value") is not None:
+            row["p_adjusted"] = adjusted[row["quantity"], row["subject"], row["term"]]

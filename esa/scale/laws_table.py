@@ -37,7 +37,7 @@ class Settings:
     targets: tuple[float, ...] = ()
     seed: int = 0
     resamples: int = 999
-    permutations: int = 999
+    permutations: int = 9999  # 999 cannot reach 0.05 after Holm over more than 50 series
     level: float = 0.95
 
 
@@ -62,7 +62,8 @@ def fit_series(series: Series, over: str, settings: Settings, model: str | None 
     every target.
     ``flags``: ``few_models`` (under 3: refused), ``indicative`` (under 6), ``constant``, ``left_out`` (a run without a usable
     value), ``collapsed``, ``nonfinite`` (some of those for that reason: what is left is what survived), ``below_floor`` (a
-    value under its run's noise floor), ``undecided`` (no law has half of the Akaike weight), ``far`` (a target over 10 times
+    value under its run's noise floor), ``unclear`` (a damage whose own interval holds 0), ``undecided`` (no law has half of
+    the Akaike weight), ``far`` (a target over 10 times
     the largest size measured), ``out_of_range`` (a prediction that the quantity cannot take). ``model``: of a law within one
     training run, its name.
     """
@@ -73,7 +74,7 @@ def fit_series(series: Series, over: str, settings: Settings, model: str | None 
     flags, models = _flags(series, settings), list(dict.fromkeys(series.models))
     told = Evidence(
         models, "checkpoints" if over == "checkpoints" else "models", [reason for _, reason in series.left_out],
-        few=series.num_models < FEW_MODELS,
+        few=series.num_models < FEW_MODELS, num_values=len(series.x), unclear=series.unclear,
     )  # fmt: skip
     if series.num_models < FEWEST_MODELS:
         return Fitted({**about, "flags": ",".join(flags), "verdict": verdict(told, FEWEST_MODELS).text})
@@ -142,6 +143,7 @@ def _flags(series: Series, settings: Settings) -> list[str]:
         "collapsed": any(reason.startswith("collapsed") for reason in reasons),
         "nonfinite": any(reason.startswith("nonfinite") for reason in reasons),
         "below_floor": series.below_floor > 0,
+        "unclear": series.unclear > 0,
         "far": far,
     }
     return [name for name, holds in found.items() if holds]

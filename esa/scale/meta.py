@@ -1,6 +1,5 @@
 """Pool the effects of several models, top weights against random ones, by random effects: ``esa scale --meta``."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -156,16 +155,3 @@ def cautions(found: Pooled) -> list[str]:
     if len(texts) > 1:
         said.append(f"measured on several texts: {', '.join(texts)}")
     return said + [f"left out: {one.model} ({one.effect.excluded})" for one in found.excluded]
-
-
-def sentence(found: Pooled) -> str:
-    """Say what a subject comes to across models, in a line."""
-    start, why = f"{found.subject.text}: ", "; ".join(cautions(found))
-    if (one := found.found) is None:
-        return f"{start}no mean: {why}"
-    text = f"{start}over {len(found.included)} models top weights cost {one.mean:.3g} nats more than random ones"
-    text += f", 95 % interval {one.low:.3g} to {one.high:.3g}"
-    text += f"; in another model {one.prediction_low:.3g} to {one.prediction_high:.3g}"
-    share, tau = 100 * (one.i2 or 0.0), math.sqrt(one.tau2 or 0.0)
-    text += f"; heterogeneity I2 = {share:.0f} %, tau = {tau:.3g} nats, Q p = {one.q_p:.2g}"
-    return text + (f" ({why})" if why else "")

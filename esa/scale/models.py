@@ -17,6 +17,8 @@ FEW_MODELS = 6  # under so many, what a law says is indicative
 
 _SEED = re.compile(r"[-_. ]*(?:seed)?[-_. ]*\d*$", re.IGNORECASE)
 _CHECKPOINT = re.compile(r"(?:checkpoint|ckpt|step|iter)[-_]?\d+.*", re.IGNORECASE)
+# What trainers call the folder of a checkpoint: checkpoint-500, step1000, global_step143000, iter_0001000, step2000-tokens8B.
+_NAMES = r"(?:checkpoint|ckpt|(?:global_?)?step|iter(?:ation)?)[-_]?0*{step}(?:[-_.].*)?"
 
 
 @dataclass(frozen=True)
@@ -70,12 +72,13 @@ def members(
 
     Runs are of one model where architecture, number of weights and shape (every architecture number of the manifest) agree:
     training seeds are its replicates, and so are a base and an instruct model of one shape. A run whose manifest has no
-    shape is told by architecture and number of weights alone. ``family`` is the model_type of the configuration, ``kind``
+    shape is told by architecture and number of weights alone; so is that of a base and an instruct model, or of two
+    releases of one shape: their mean has one vote. ``family`` is the model_type of the configuration, ``kind``
     ``moe`` where there are experts and else ``dense``, ``variant`` ``instruct`` where the tokenizer has a chat template and
     else ``base``; ``overrides`` (label -> Override) go before them. Excluded are runs without a number of weights; those
-    named in ``exclude`` or in an override; those whose held-out NLL is not below the bigram's; and checkpoints before the
-    last one of the same model and training seed. With ``checkpoints``, where training is what is followed, only what a
-    person names is excluded.
+    named in ``exclude`` or in an override; those whose held-out NLL is not below the bigram's; and checkpoints of a training run
+    (see :func:`home`) of which a later one, or the finished model, is there. With ``checkpoints``, where training is what
+    is followed, only what a person names is excluded.
     Raises ArtifactError for a label in ``exclude`` or ``overrides`` that no run has.
     """
     pairs = labelled(runs)
@@ -94,9 +97,14 @@ def members(
         override = (overrides or {}).get(label, Override())
         one = replace(one, family=override.family or one.family, variant=override.variant or one.variant)
         reason = "left out by --exclude" if label in exclude else override.exclude
-        reason = reason or (None if checkpoints else _unfit(one, training))
         found.append(replace(one, excluded=reason))
-    return found if checkpoints else _only_last(found)
+    if checkpoints:
+        return found
+    # First the last ones: an earlier checkpoint does not stand in for a model that came to nothing.
+    return [
+        one if one.excluded else replace(one, excluded=_unfit(one, one.run.model.get("training") or {}))
+        for one in _only_last(found)
+    ]
 
 
 def require_models(found: Sequence[Member], x_of: Mapping[str, float | None]) -> None:
@@ -197,21 +205,47 @@ def _unfit(one: Member, training: Mapping[str, Any]) -> str | None:
     if one.num_parameters is None:
         return "its manifests do not say how many weights the model has"
     held_out, bigram = training.get("held_out_nll"), training.get("bigram_nll")
-    if held_out is not None and bigram is not None and held_out >= bigram:
+    if bigram is not None and held_out is None:
+        return "its training log knows a bigram's held-out NLL and not the model's: it diverged, or was not measured"
+    if held_out is not None and bigram is not None and not held_out < bigram:
         return f"learnt too little: held-out NLL {held_out:.3f}, a bigram's is {bigram:.3f}"
     return None
 
 
+def home(model_id: str, step: int | None) -> str:
+    """Return what the checkpoints of one training run share: a model's id without what names the step at its end.
+
+    ``runs/a/checkpoint-500`` is at home in ``runs/a``, and so is ``runs/a-step500``. A finished model, whose step is None,
+    is its own home.
+    """
+    path = PurePosixPath(model_id)
+    if step is None:
+        return str(path)
+    name = _NAMES.format(step=step)
+    if re.fullmatch(name, path.name, flags=re.IGNORECASE) and path.parent != path:
+        return str(path.parent)
+    beside = re.fullmatch(rf"(.+?)[-_.]{name}", path.name, flags=re.IGNORECASE)
+    return str(path.with_name(beside[1])) if beside else str(path)
+
+
 def _only_last(found: Sequence[Member]) -> list[Member]:
-    """Leave out checkpoints of a training run whose later checkpoint is there, too."""
-    last: dict[tuple[str, int | None], int] = {}
-    for one in found:
+    """Leave out checkpoints of a training run whose later checkpoint, or finished model, is there, too."""
+    homes = [(one.model, home(str(one.run.model.get("id")), one.step)) for one in found]
+    last: dict[tuple[tuple[str, str], int | None], int] = {}
+    finished = set()
+    for one, at in zip(found, homes, strict=True):
         if one.excluded is None and one.step is not None:
-            key = one.model, one.training_seed
+            key = at, one.training_seed
             last[key] = max(one.step, last.get(key, 0))
-    return [
-        replace(one, excluded=f"an earlier checkpoint: step {one.step:,} of {later:,}")
-        if one.excluded is None and one.step is not None and one.step < (later := last[one.model, one.training_seed])
-        else one
-        for one in found
-    ]
+        elif one.excluded is None:
+            finished.add(at)
+    made = []
+    for one, at in zip(found, homes, strict=True):
+        reason = one.excluded
+        if reason is None and one.step is not None:
+            if one.step < (later := last[at, one.training_seed]):
+                reason = f"an earlier checkpoint: step {one.step:,} of {later:,}"
+            elif at in finished:
+                reason = f"a checkpoint: step {one.step:,}; the finished model is there, too"
+        made.append(replace(one, excluded=reason))
+    return made

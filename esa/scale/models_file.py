@@ -30,7 +30,10 @@ def read_models(path: Path) -> dict[str, Override]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ArtifactError(f"cannot be read: {error}", where=str(path)) from None
-    return dict(_overrides(path, text))
+    try:
+        return dict(_overrides(path, text))
+    except csv.Error as error:
+        raise ArtifactError(f"is no CSV: {error}", where=str(path)) from None
 
 
 def _overrides(path: Path, text: str) -> Iterator[tuple[str, Override]]:
@@ -41,6 +44,9 @@ def _overrides(path: Path, text: str) -> Iterator[tuple[str, Override]]:
             raise ArtifactError(
                 f"column '{name}'{suggest(name, list(COLUMNS))}; known: {', '.join(COLUMNS)}", where=f"{path}:1"
             )
+    if len(set(header)) < len(header):
+        twice = next(name for name in header if header.count(name) > 1)
+        raise ArtifactError(f"column '{twice}' stands here a second time", where=f"{path}:1")
     if "run" not in header:
         raise ArtifactError(f"has no column 'run'; known: {', '.join(COLUMNS)}", where=f"{path}:1")
     seen = set()

@@ -60,7 +60,8 @@ def x_of(member: Member, over: str) -> float | None:
 class Series:
     """The values of one quantity and subject that a law may be fitted to, and the values that were left out, with reasons.
 
-    ``x``, ``y`` ``(N,)``; ``models``: the name of the model of each, whose points share one x.
+    ``x``, ``y`` ``(N,)``; ``models``: the name of the model of each, whose points share one x. ``below_floor``: how many lie
+    under their run's noise floor; ``unclear``: how many are damages whose own interval holds 0.
     """
 
     quantity: str
@@ -70,6 +71,7 @@ class Series:
     models: tuple[str, ...]
     left_out: tuple[tuple[str, str], ...]  # label, reason
     below_floor: int = 0
+    unclear: int = 0
 
     @property
     def name(self) -> str:
@@ -107,4 +109,5 @@ def series_of(points: Sequence[Point]) -> Iterator[Series]:
             tuple(model for _, _, model in kept),
             tuple(dict.fromkeys((one.member.label, one.excluded) for one in rows if one.excluded is not None)),
             sum(one.measured.below_floor for one in rows if one.excluded is None),
+            sum(one.measured.unclear for one in rows if one.excluded is None),
         )  # fmt: skip

@@ -15,6 +15,7 @@ from esa.scale.checkpoints import trajectories
 from esa.scale.laws_table import Settings
 from esa.scale.models import Member, labelled, members, require_models
 from esa.scale.models_file import read_models
+from esa.scale.offered import require_offered
 from esa.scale.over_checkpoints import checkpoint_tables
 from esa.scale.points import OVER, points_of, series_of, x_of
 from esa.scale.quantities import Wanted
@@ -81,10 +82,12 @@ def run(
     """
     listener = Recording(progress)
     asked = asked or Asked()
-    runs, step = _opened(sources, asked, out, root)
+    runs, strays, step = _opened(sources, asked, out, root)
     if step.reusable(force=force):
         listener.note(f"scale: {step.folder} is complete")
         return _finished(step)
+    for text in strays:
+        listener.warn(text)
     rows = _measured(runs, asked, listener)
     if not step.begin(force=force):  # another process finished it just now
         return _finished(step)
@@ -109,10 +112,11 @@ def plan(
     Raises what :func:`run` raises for its sources.
     """
     asked = asked or Asked()
-    runs, step = _opened(sources, asked, out, root)
+    runs, strays, step = _opened(sources, asked, out, root)
     lines = [
         f"reads {label}: {', '.join(str(folder) for folder in run.folders.values())}" for label, run in labelled(runs)
     ]
+    lines += strays
     if asked.over != CHECKPOINTS:
         found = _members(runs, asked)
         lines += [f"leaves out {one.label}: {one.excluded}" for one in found if one.excluded]
@@ -120,9 +124,8 @@ def plan(
         for model in dict.fromkeys(one.model for one in kept):
             of = [one for one in kept if one.model == model]
             about = ", ".join(str(value) for value in (of[0].family, of[0].kind, of[0].variant) if value is not None)
-            lines.append(
-                f"model {model}: {len(of)} runs, {of[0].num_parameters:,} weights{', ' + about if about else ''}"
-            )
+            counted = f"{len(of)} {'run' if len(of) == 1 else 'runs'}, {of[0].num_parameters:,} weights"
+            lines.append(f"model {model}: {counted}{', ' + about if about else ''}")
         counts: dict[str, int] = {}
         for series in series_of(points_of(found, asked.over, asked.wanted)):
             counts[series.quantity] = counts.get(series.quantity, 0) + 1
@@ -147,16 +150,34 @@ def expanded(sources: Sequence[str | Path]) -> list[Path]:
 
 def _opened(
     sources: Sequence[str | Path], asked: Asked, out: str | Path | None, root: Path
-) -> tuple[list[Gathered], Step]:
-    """Return the runs and the step that they make."""
+) -> tuple[list[Gathered], list[str], Step]:
+    """Return the runs, a sentence per step that belongs to none of them, and the step that the runs make."""
     if asked.over not in (*OVER, CHECKPOINTS):
         raise EsaError(f"'{asked.over}'; allowed: {', '.join((*OVER, CHECKPOINTS))}", where="--over")
     if asked.models is not None:
         read_models(asked.models)  # before its bytes enter the id: a fault in it is named with its line
-    runs = [one for one in group(expanded(sources)).runs if set(one.folders) - set(BETWEEN)]
+    grouped = group(expanded(sources))
+    runs, strays = _distinct([one for one in grouped.runs if set(one.folders) - set(BETWEEN)])
+    for one in grouped.crossed:
+        folders = ", ".join(map(str, one.folders.values()))
+        strays.append(
+            f"{folders}: changed one model by the ranking of another: of neither run, left out (esa arch compares)"
+        )
     inputs = {f"{n}:{step}": id for n, run in enumerate(runs) for step, id in run.inputs.items()}
     folder = Path(out) if out is not None else None
-    return runs, Step("scale", _spec_of(runs), inputs | asked.inputs, root=root, folder=folder)
+    return runs, strays, Step("scale", _spec_of(runs), inputs | asked.inputs, root=root, folder=folder)
+
+
+def _distinct(runs: Sequence[Gathered]) -> tuple[list[Gathered], list[str]]:
+    """Return every run once, and a sentence on each that was given twice: it is no second witness."""
+    kept: dict[tuple[tuple[str, str], ...], Gathered] = {}
+    again = []
+    for run in runs:
+        key = tuple(sorted(run.inputs.items()))
+        if key in kept:
+            again.append(f"{run.name} is given twice (the same steps); it counts once")
+        kept.setdefault(key, run)
+    return list(kept.values()), again
 
 
 def _spec_of(runs: Sequence[Gathered]) -> Spec:
@@ -168,9 +189,11 @@ def _members(runs: Sequence[Gathered], asked: Asked) -> list[Member]:
     """Return the runs as members; over sizes at least three models of them are left."""
     overrides = read_models(asked.models) if asked.models is not None else {}
     if asked.over == CHECKPOINTS:
-        return members(runs, overrides, asked.exclude, checkpoints=True)
-    found = members(runs, overrides, asked.exclude)
-    require_models(found, {one.label: x_of(one, asked.over) for one in found})
+        found = members(runs, overrides, asked.exclude, checkpoints=True)
+    else:
+        found = members(runs, overrides, asked.exclude)
+        require_models(found, {one.label: x_of(one, asked.over) for one in found})
+    require_offered(found, asked.wanted)
     return found
 
 
@@ -191,7 +214,7 @@ def _measured(runs: Sequence[Gathered], asked: Asked, progress: Recording) -> Ro
     if asked.meta:
         last = members(runs, read_models(asked.models) if asked.models is not None else {}, asked.exclude)
         more = meta_tables(last, asked.wanted, asked.settings.level)
-        rows = Rows({**rows.tables, **more.tables}, [*rows.summary, *more.summary])
+        rows = Rows({**rows.tables, **more.tables}, rows.summary)
     return rows
 
 

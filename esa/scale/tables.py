@@ -18,6 +18,13 @@ FILES = {
     "effects/1": "effects.csv", "meta/1": "meta.csv",
 }  # fmt: skip
 
+# What a run was measured with that a law over size must not vary in, as section and key of the spec.
+MEASURED_BY = (
+    *((section, key) for section in ("calibration", "eval") for key in ("source", "windows", "length", "packing", "bos")),
+    ("eval", "sample"), ("model", "dtype"), ("model", "compute"), ("model", "quantization"), ("score", "reduction"),
+    ("score", "include"), ("score", "exclude"), ("rank", "mode"), ("rank", "aggregate"),
+)  # fmt: skip
+
 Row = dict[str, Any]
 
 
@@ -76,14 +83,19 @@ def law_tables(fitted: Sequence[Fitted]) -> dict[str, list[Row]]:
 
 
 def unlike(found: Sequence[Member]) -> list[str]:
-    """Return a warning for every setting of the measurement that differs between the runs that stand in fits."""
+    """Return a warning for every setting of the measurement that differs between the runs that stand in fits.
+
+    And one for a model that stands for base and instruct runs alike, where others may have one of the two.
+    """
     kept = [one for one in found if one.excluded is None]
     specs = {one.label: one.run.spec.model_dump(mode="json", exclude_none=True) for one in kept}
     texts = []
-    for section, key in (
-        ("calibration", "source"), ("calibration", "windows"), ("calibration", "length"), ("eval", "source"),
-        ("eval", "windows"), ("eval", "length"), ("model", "dtype"), ("model", "quantization"),
-    ):  # fmt: skip
+    for model in dict.fromkeys(one.model for one in kept):
+        variants = {one.variant: one.label for one in kept if one.model == model and one.variant is not None}
+        if len(variants) > 1:
+            named = ", ".join(f"{label} is {variant}" for variant, label in variants.items())
+            texts.append(f"the one vote of {model} is a mean over variants ({named}); --exclude leaves one of them out")
+    for section, key in MEASURED_BY:
         values: dict[str, list[str]] = {}
         for label, tree in specs.items():
             values.setdefault(str((tree.get(section) or {}).get(key)), []).append(label)
@@ -98,8 +110,8 @@ def unlike(found: Sequence[Member]) -> list[str]:
 
 def meta_tables(found: Sequence[Member], wanted: Wanted, level: float) -> Rows:
     """Return the rows of ``effects/1`` and ``meta/1``: top against random weights over all models."""
-    from esa.scale.meta import effect_rows, meta_row, pooled, sentence
+    from esa.scale.meta import effect_rows, meta_row, pooled
 
     made = pooled(found, wanted, level)
     rows = {"effects/1": [row for one in made for row in effect_rows(one)], "meta/1": [meta_row(one) for one in made]}
-    return Rows(rows, [sentence(one) for one in made])
+    return Rows(rows)

@@ -77,21 +77,46 @@ class Law:
             return np.asarray(self.value(np.asarray(x, dtype=float), np.asarray(values, dtype=float)), dtype=float)
 
 
-def _broken(x: Array, v: Array) -> Array:
-    """Return ``a x^b1`` up to the break and ``a x0^(b1 - b2) x^b2`` behind it."""
+def power(x: Array, v: Array) -> Array:
+    """Return ``a x^b``, v = (a, b): a line of ln y over ln x."""
+    return np.asarray(v[0] * x ** v[1])
+
+
+def linear(x: Array, v: Array) -> Array:
+    """Return ``a + b x``, v = (a, b)."""
+    return np.asarray(v[0] + v[1] * x)
+
+
+def logarithmic(x: Array, v: Array) -> Array:
+    """Return ``a + b ln x``, v = (a, b)."""
+    return np.asarray(v[0] + v[1] * np.log(x))
+
+
+def exponential(x: Array, v: Array) -> Array:
+    """Return ``a exp(b x)``, v = (a, b): a line of ln y over x."""
+    return np.asarray(v[0] * np.exp(v[1] * x))
+
+
+def saturating(x: Array, v: Array) -> Array:
+    """Return ``c + a x^b``, v = (c, a, b) with b < 0: it settles at c (Kaplan et al. 2020, Hoffmann et al. 2022: losses)."""
+    return np.asarray(v[0] + v[1] * x ** v[2])
+
+
+def broken_power(x: Array, v: Array) -> Array:
+    """Return ``a x^b1`` up to the break x0 and ``a x0^(b1 - b2) x^b2`` behind it, v = (a, b1, b2, x0)."""
     return np.asarray(v[0] * np.where(x <= v[3], x ** v[1], v[3] ** (v[1] - v[2]) * x ** v[2]))
 
 
-# name -> law; simpler ones first, so that ties fall to them
+# name -> law, in the order of esa.registry.FITS: simpler ones first, so that ties fall to them
 LAWS: dict[str, Law] = {
     law.name: law
     for law in (
-        Law("power", "a x^b", ("a", "b"), 3, lambda x, v: np.asarray(v[0] * x ** v[1])),
-        Law("linear", "a + b x", ("a", "b"), 3, lambda x, v: np.asarray(v[0] + v[1] * x)),
-        Law("logarithmic", "a + b ln x", ("a", "b"), 3, lambda x, v: np.asarray(v[0] + v[1] * np.log(x))),
-        Law("exponential", "a exp(b x)", ("a", "b"), 3, lambda x, v: np.asarray(v[0] * np.exp(v[1] * x))),
-        Law("saturating", "c + a x^b, b < 0", ("c", "a", "b"), 5, lambda x, v: np.asarray(v[0] + v[1] * x ** v[2])),
-        Law("broken_power", "a x^b1 to x0, then a x0^(b1 - b2) x^b2", ("a", "b1", "b2", "x0"), 6, _broken),
+        Law("power", "a x^b", ("a", "b"), 3, power),
+        Law("linear", "a + b x", ("a", "b"), 3, linear),
+        Law("logarithmic", "a + b ln x", ("a", "b"), 3, logarithmic),
+        Law("exponential", "a exp(b x)", ("a", "b"), 3, exponential),
+        Law("saturating", "c + a x^b, b < 0", ("c", "a", "b"), 5, saturating),
+        Law("broken_power", "a x^b1 to x0, then a x0^(b1 - b2) x^b2", ("a", "b1", "b2", "x0"), 6, broken_power),
     )
 }
 

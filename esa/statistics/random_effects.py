@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -59,21 +62,14 @@ def random_effects(effects: Sequence[float], stderrs: Sequence[float], level: fl
     if number < 2:
         return RandomEffects(reason=f"{number} model, random effects need 2" if number else "no model")
     from scipy.special import chdtrc, stdtr, stdtrit
-    from statsmodels.stats.meta_analysis import combine_effects
 
-    # The iteration stops at an absolute error, which is nothing where effects are small: unit errors make it relative.
-    unit = float(np.median(errors))
-    with np.errstate(divide="ignore"):  # of an I2 that divides by Q, where all effects are equal
-        combined = combine_effects(
-            y / unit, (errors / unit) ** 2, method_re="iterated", use_t=True, atol=1e-10, maxiter=500
-        )
-    tau2 = max(0.0, float(combined.tau2)) * unit**2
+    tau2 = _paule_mandel(y, errors)
     weights = 1 / (errors**2 + tau2)
     mean = float(weights @ y / weights.sum())
     factor = max(1.0, float(weights @ (y - mean) ** 2) / (number - 1))
     variance = factor / float(weights.sum())
     reach = float(stdtrit(number - 1, (1 + level) / 2)) * math.sqrt(variance)
-    q = float(combined.q)
+    q = _spread(y, errors, 0.0)
     ahead = float(stdtrit(number - 2, (1 + level) / 2)) * math.sqrt(tau2 + variance) if number > 2 else None
     return RandomEffects(
         mean, mean - reach, mean + reach,
@@ -82,3 +78,29 @@ def random_effects(effects: Sequence[float], stderrs: Sequence[float], level: fl
         max(0.0, (q - number + 1) / q) if q > 0 else 0.0, q, float(chdtrc(number - 1, q)),
         tuple(float(weight) for weight in weights / weights.sum()),
     )  # fmt: skip
+
+
+def _spread(y: Array, errors: Array, tau2: float) -> float:
+    """Return ``sum w (y - mean)^2`` about the mean weighted by ``w = 1 / (s^2 + tau2)``: it falls as tau2 grows."""
+    weights = 1 / (errors**2 + tau2)
+    return float(weights @ (y - float(weights @ y / weights.sum())) ** 2)
+
+
+def _paule_mandel(y: Array, errors: Array) -> float:
+    """Return the tau2 at which the spread is K - 1, 0 where it is no more than that without any.
+
+    A bracketed root: the fixed-point iteration of statsmodels' ``combine_effects`` oscillates where the effects differ by
+    many of their errors, and ends unconverged on a tau2 of zero, which turns the interval into the fixed-effect one.
+    """
+    freedom = len(y) - 1
+    if _spread(y, errors, 0.0) <= freedom:
+        return 0.0
+    from scipy.optimize import brentq
+
+    # All weights are at most 1 / tau2, so at this tau2 the spread is under K - 1; sought in its logarithm.
+    most = 2 * float(((y - y.mean()) ** 2).sum()) / freedom
+    least = most
+    while _spread(y, errors, least) <= freedom and least > 1e-300:
+        least /= 16
+    found = brentq(lambda log: _spread(y, errors, math.exp(log)) - freedom, math.log(least), math.log(most), xtol=1e-12)
+    return float(math.exp(found))

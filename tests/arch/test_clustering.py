@@ -44,6 +44,16 @@ def test_a_planted_column_is_found(tmp_path: Path) -> None:
     assert asked(made, "output")["value"] == 0.4  # rows 0 and 1 hold two each
 
 
+def test_a_factor_that_inputs_share_is_said(tmp_path: Path) -> None:
+    """Scores that are abs(w) times a factor of the input cluster in inputs by definition: the row says so, for inputs alone."""
+    made = dense(tmp_path, metrics=("act_mag", "grad_x_weight"))
+    options = Options(("act_mag", "grad_x_weight"), 10, permutations=99)
+    rows = compare(opened(with_axes(made)), options).tables["comparison/1"]
+    told = {(row["metric"], row["subject"]) for row in rows if row["why"]}
+    assert told == {("act_mag", "input")}
+    assert "share a factor of this score by definition" in asked(made, "input")["why"]
+
+
 def test_scattered_weights_are_as_expected(tmp_path: Path) -> None:
     """Top weights that lie anywhere share lines as often as chance has it: p is not small and the value near."""
     row = asked(

@@ -1,6 +1,7 @@
 """The step of ``esa arch RUN...``: its tables, id, reuse, options and refusals, and real runs of tiny models under it."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import polars as pl
 import pytest
 
 from esa.arch.comparison import FILES, PARTS, ArchResult, prepare, run
+from esa.arch.comparison.findings import adjusted, out_of_reach
 from esa.arch.comparison.sources import common_k, labelled
 from esa.artifact import read_manifest, read_table
 from esa.artifact.grouping import group
@@ -42,7 +44,7 @@ def two(tmp_path: Path) -> tuple[Path, Path]:
 def test_two_runs_are_compared(tmp_path: Path, two: tuple[Path, Path]) -> None:
     """The step holds the tables of all parts in fixed files, its manifest names labels and options, and they read back."""
     found = compared(tmp_path, *two, k=10)
-    assert found.folder.parent == tmp_path / "outputs" / "dense+moe"
+    assert found.folder.parent == tmp_path / "outputs" / "dense_moe"
     assert found.labels == ("dense", "moe")
     manifest = read_manifest(found.folder)
     assert manifest["step"] == "arch"
@@ -131,6 +133,37 @@ def test_runs_without_scores_are_refused(tmp_path: Path) -> None:
     folder = dense(tmp_path, steps=("eval",)).write()
     with pytest.raises(SelectionError, match="no run holds scores or a ranking"):
         compared(tmp_path, folder)
+
+
+def test_a_run_given_twice_is_refused(tmp_path: Path) -> None:
+    """One run twice, in one folder or in a copy, would count as two models: the error says where they are."""
+    folder = dense(tmp_path).write()
+    with pytest.raises(
+        SelectionError, match="'dense' is given twice, with the same steps; allowed: each run once"
+    ) as one:
+        compared(tmp_path, folder, folder)
+    assert one.value.where == str(folder)
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    with pytest.raises(SelectionError, match="is given twice") as two:
+        compared(tmp_path, folder, copy)
+    assert two.value.where == f"{folder} and {copy}"
+    assert not list((tmp_path / "outputs").glob("dense_*"))
+
+
+def test_more_tests_than_permutations_can_carry_are_warned_of() -> None:
+    """Holm's smallest p is the smallest of a test times the tests: where that is over .05, a warning says so; else none."""
+    rows = [
+        {"question": "between", "p_value": 0.01, "smallest_p": 0.01, "p_adjusted": None},
+        {"question": "between", "p_value": 0.5, "smallest_p": 0.01, "p_adjusted": None},
+        {"question": "variants", "p_value": 1e-9, "smallest_p": None, "p_adjusted": None},
+    ]
+    many = adjusted([*rows * 4], frozenset({"between", "variants"}))
+    assert out_of_reach(many) == [
+        "between: with 8 tests no p can be under 0.08 after Holm's adjustment, whatever the data; more permutations (where they"
+        " are random), fewer runs or one metric bring it within reach"
+    ]
+    assert out_of_reach(adjusted(rows, frozenset({"between"}))) == []
 
 
 def test_runs_of_one_name_have_their_own_labels(tmp_path: Path) -> None:

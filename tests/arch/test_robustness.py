@@ -46,6 +46,35 @@ def test_models_are_ranked_by_the_damage_of_their_own_list(tmp_path: Path) -> No
     assert rows["m0"]["task_low"] == pytest.approx(0.3 - 1.96 * 0.02, abs=1e-4)
 
 
+def test_damages_that_do_not_compare_are_warned_of(tmp_path: Path) -> None:
+    """Other tokens of one text, another text, and a K that is another share of each model are said; equals are silent."""
+    same = runs_of(tmp_path / "same", [0.1, 0.2])
+    assert compare(same, NOW).warnings == ()
+    runs = runs_of(tmp_path, [0.1, 0.2])
+    data = runs[1].run.manifests["perturb"]["data"]
+    data["sha256"] = "other tokens"
+    (told,) = compare(runs, NOW).warnings
+    assert "cut the same text into other tokens" in told
+    assert "a token is not the same piece of text" in told
+    data["source"] = "builtin:verse"
+    (told,) = compare(runs, NOW).warnings
+    assert told.startswith("robustness ranks damages on different texts, which do not compare: builtin:prose_eval (")
+    assert "builtin:verse (" in told
+    sizes = runs_of(tmp_path / "sizes", [0.1, 0.2, 0.3, 0.4])
+    (told,) = compare(sizes, NOW).warnings
+    assert told.startswith("robustness zeroes the same number of weights in models of other sizes: 10 are ")
+    assert "% of m0 and " in told
+
+
+def test_one_run_is_no_ranking(tmp_path: Path) -> None:
+    """A run alone is first among itself: it is not ranked, and a row says why."""
+    found = compare(runs_of(tmp_path, [0.1]), NOW).tables
+    assert found["robustness/1"] == []
+    assert [row["why"] for row in found["comparison/1"]] == [
+        "m0 alone has damage of its top weights by it; a ranking needs two"
+    ]
+
+
 def test_a_broken_model_ranks_last_and_a_run_without_windows_takes_its_interval(tmp_path: Path) -> None:
     """A nonfinite damage is infinite to the ranks, null in the table; without windows the draws are normal, and it says so."""
     found = compare(runs_of(tmp_path, [None, 0.5, 1.0], tables={"windows.csv": []}), NOW)

@@ -111,3 +111,14 @@ def test_it_needs_two_texts_of_one_model(second: str, knobs: dict[str, object], 
 def test_dense_models_are_not_asked(tmp_path: Path) -> None:
     """Nothing is said of the experts of a model that has none."""
     assert compare(opened(dense(tmp_path).write()), OPTIONS).tables["comparison/1"] == []
+
+
+def test_usage_is_asked_once(tmp_path: Path) -> None:
+    """Two metrics have one usage: it is one test, without a metric, and does not count twice in the adjustment."""
+    runs = [
+        with_usage(on(tmp_path, name, text, metrics=("act_mag", "wanda")), noisy(favourite))
+        for name, text, favourite in (("p", PROSE, 1), ("c", CODE, 3))
+    ]
+    rows = compare(runs, Options(("act_mag", "wanda"), 10, permutations=99)).tables["comparison/1"]
+    between = [(row["metric"], row["subject"]) for row in rows if row["quantity"] == "divergence_between_texts"]
+    assert between == [(None, "usage"), ("act_mag", "score"), ("wanda", "score")]

@@ -7,11 +7,12 @@ from esa.arch.comparison.findings import Options
 from esa.arch.comparison.row_ranks import row_ranks
 from esa.arch.comparison.scored import all_scored
 from esa.arch.comparison.sources import labelled
-from esa.arch.comparison.transfer import Positions, compare, predict, smoothed, tensor_terms
+from esa.arch.comparison.transfer import Positions, compare, positions, predict, smoothed, tensor_terms
 from esa.artifact.grouping import group
 from tests.planted_runs import Planted
 
 FAST = Options(("act_mag",), 20, permutations=199, resamples=99)
+FEW = "the list lies in effectively fewer than 3 tensors: no interval"
 ROLES = ("attention in", "attention out", "mlp in", "mlp out")
 
 
@@ -38,10 +39,15 @@ def test_the_same_places_in_another_model_are_predicted() -> None:
     found = rows_of(a, b)
     assert found[""]["value"] > 1.5
     assert found[""]["p_value"] <= 0.05
-    assert found[""]["low"] <= found[""]["value"] <= found[""]["high"]
+    assert (found[""]["low"], found[""]["why"]) == (
+        None,
+        f"{FEW}; without a row rank, and without that term: a 20 of 20, b 20 of 20",
+    )
     assert found["_of_depth"]["p_value"] <= 0.1  # two tensors: p is bounded by how many pairs of blocks are early
     assert found["auc"]["value"] > 0.9
     wide = rows_of(a, model("c", 40, [(b, "mlp out") for b in range(10) for _ in range(2)]))
+    assert wide[""]["low"] < wide[""]["value"] < wide[""]["high"]
+    assert wide["auc"]["low"] < wide["auc"]["value"] <= wide["auc"]["high"] <= 1
     assert wide["_of_depth"]["p_value"] == wide["_of_depth"]["smallest_p"] == 1 / 200
 
 
@@ -150,6 +156,20 @@ def test_random_models_do_not_predict_each_other(tmp_path) -> None:  # type: ign
     assert all("without a row rank" in row["why"] for row in tested if row["quantity"] == "log_likelihood_ratio")
 
 
+def test_a_channel_of_the_residual_stream_is_one_row_in_all_tensors(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    """Weights that write to one channel move together under the null whatever their block; rows of other tensors do not."""
+    down, up = "model.layers.{}.mlp.down_proj.weight:3,1", "model.layers.{}.mlp.up_proj.weight:3,1"
+    critical = {name.format(block): 90.0 - block for name in (down, up) for block in range(3)}
+    made = Planted(tmp_path, "a", blocks=3, ks=(6,), draws=1, steps=("score", "rank"), critical=critical)
+    (run,) = labelled(group([made.write()]).runs)
+    about = all_scored([run], "act_mag", Options(("act_mag",), 6))[0]
+    assert about.top is not None
+    row = positions(about, [(3, 0.9)] * 6).row
+    kinds = dict(zip(about.top["parameter"], row.tolist(), strict=True))
+    assert len({kinds[name.partition(":")[0]] for name in (down.format(block) for block in range(3))}) == 1
+    assert len(set(kinds.values())) == 4
+
+
 def test_other_families_are_asked_and_equal_places_are_not(tmp_path) -> None:  # type: ignore[no-untyped-def]
     """Both directions of every pair whose addresses do not compare are asked; what has no row rank is counted."""
     planted = {f"model.layers.{n % 2}.mlp.down_proj.weight:{n},{n}": 60.0 for n in range(8)}
@@ -162,5 +182,5 @@ def test_other_families_are_asked_and_equal_places_are_not(tmp_path) -> None:  #
     rows = [row for row in found.tables["comparison/1"] if row["quantity"] == "log_likelihood_ratio"]
     assert [(row["a"], row["b"]) for row in rows] == [("a", "b"), ("b", "a"), ("b", "same"), ("same", "b")]
     assert all(row["p_value"] <= 0.05 and row["value"] > 1 for row in rows)
-    assert all(row["why"] is None for row in rows)
+    assert {row["why"] for row in rows} == {FEW}  # two tensors
     assert found.adjust == {"transfer"}

@@ -1,5 +1,6 @@
 """Base against instruct: weights that stay, move, vanish and appear, and the damage of the other's list."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,9 +8,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from esa.arch.comparison import transfer
 from esa.arch.comparison.findings import Options
+from esa.arch.comparison.moves import random_moves
 from esa.arch.comparison.sources import Labelled, labelled
-from esa.arch.comparison.variants import compare, matched, random_moves, target_of
+from esa.arch.comparison.variants import compare, matched, target_of
 from esa.artifact.grouping import group
 from esa.errors import ArtifactError
 from tests.planted_runs import Planted
@@ -45,10 +48,30 @@ def test_a_weight_moves_along_its_row_or_column_only() -> None:
 def test_random_moves_are_as_many_as_the_lines_hold() -> None:
     """Of a 4 x 5 matrix with one weight that leaves, a random other one lies in line with it 7 times out of 19."""
     found = random_moves([at(1, 1)], [at(3, 3)], SHAPES, 4000, np.random.default_rng(0))
-    assert np.mean(found) == pytest.approx(
-        7 / 20, abs=0.03
-    )  # the weight itself is drawn 1 time out of 20, and does not move
+    assert np.mean(found) == pytest.approx(7 / 19, abs=0.03)  # never the weight itself
     assert random_moves([at(1, 1)], [at(1, 1)], SHAPES, 3, np.random.default_rng(0)) == [0, 0, 0]
+
+
+@pytest.mark.parametrize("shape", [(6, 7), (3, 4, 5)])
+def test_random_moves_are_those_of_matching_weight_by_weight(shape: tuple[int, ...]) -> None:
+    """The count of every draw is what matching the very same list gives, in two axes and three, with lists near the tensor's size."""
+    draw = np.random.default_rng(0)
+    size = int(np.prod(shape))
+    shapes = {"w": shape, "bias": (9,)}
+    for number in (1, size // 4, size // 2):
+        cells = draw.permutation(size)
+        one = [("w", int(cell)) for cell in cells[:number]] + [("bias", 1)]
+        two = [("w", int(cell)) for cell in cells[number // 3 : number // 3 + number]] + [("bias", 2)]
+        found = random_moves(one, two, shapes, 300, np.random.default_rng(1))
+        stay = [weight for weight in two if weight in one]
+        others = [("w", cell) for cell in range(size) if ("w", cell) not in one]
+        naive = []
+        for _ in range(300):
+            picks = draw.permutation(len(others))[: sum(name == "w" for name, _ in two if (name, _) not in one)]
+            entering = [*stay, *(others[pick] for pick in picks)]
+            naive.append(sum(row["status"] == "moves" for _, row in matched(one, entering, shapes)))
+        spread = max(np.std(naive), np.std(found), 0.1)
+        assert abs(np.mean(found) - np.mean(naive)) < 4 * spread * (2 / 300) ** 0.5
 
 
 @pytest.fixture
@@ -85,10 +108,12 @@ def test_planted_fates_are_told(two: Callable[..., tuple[list[Labelled], Planted
     assert (moved["component"], moved["block"], moved["rank_a"], moved["rank_b"]) == ("mlp.down", 1, 7, 7)
     rows = {row["quantity"]: row for row in found.tables["comparison/1"]}
     assert rows["jaccard"]["value"] == 6 / 14
-    chance = stats.hypergeom(a.num_weights, 10, 10)
-    assert rows["jaccard"]["p_value"] == pytest.approx(chance.sf(5))
-    shared = np.arange(11)
-    assert rows["jaccard"]["expected"] == pytest.approx((chance.pmf(shared) * shared / (20 - shared)).sum())
+    size = next(math.prod(one.shape) for one in a.parameters if one.component == "mlp.down")
+    first, second = stats.hypergeom(size, 6, 8), stats.hypergeom(size, 4, 2)  # in block 0 and in block 1
+    chance = np.convolve(first.pmf(np.arange(7)), second.pmf(np.arange(3)))
+    assert rows["jaccard"]["p_value"] == pytest.approx(chance[6:].sum())
+    shared = np.arange(9)
+    assert rows["jaccard"]["expected"] == pytest.approx((chance * shared / (20 - shared)).sum())
     assert [rows[f"num_{fate}"]["value"] for fate in ("stay", "move", "vanish", "appear")] == [6, 2, 2, 2]
     assert rows["num_move"]["p_value"] < 0.1
     assert rows["num_move"]["expected"] < 1
@@ -123,6 +148,52 @@ def test_a_campaign_without_its_models_run_is_refused(tmp_path: Path) -> None:
     ) as error:
         labelled(grouped.runs, grouped.crossed)
     assert error.value.where == str(sources[2])
+
+
+def test_models_of_different_training_seeds_are_no_variants(tmp_path: Path) -> None:
+    """Two models of one shape and two training seeds are not compared by address: a row says why, and transfer asks instead."""
+    made = [
+        Planted(
+            tmp_path,
+            f"s{n}",
+            ks=(10,),
+            draws=1,
+            model_seed=n,
+            steps=("score", "rank"),
+            training={"seed": n, "step": step},
+        )
+        for n, step in ((0, 10), (1, 10))
+    ]
+    later = Planted(tmp_path, "later", ks=(10,), draws=1, model_seed=5, steps=("score", "rank"), training={"seed": 0, "step": 20})  # fmt: skip
+    runs = labelled(group([one.write() for one in (*made, later)]).runs)
+    rows = compare(runs, NOW).tables["comparison/1"]
+    assert {(row["a"], row["b"]) for row in rows if row.get("value") is not None} == {("s0", "later")}
+    (apart,) = [row for row in rows if row.get("value") is None]
+    assert (apart["a"], apart["why"]) == (
+        "2 pairs of runs",
+        "trained from different seeds: an address is not the same unit in both; transfer asks of their positions",
+    )
+    asked = {(row["a"], row["b"]) for row in transfer.compare(runs, NOW).tables["comparison/1"]}
+    assert asked == {("s0", "s1"), ("s1", "s0"), ("s1", "later"), ("later", "s1")}
+
+
+def test_lists_in_one_tensor_do_not_agree_by_that_alone(tmp_path: Path) -> None:
+    """Two lists that lie in one small tensor share weights by chance: the tensor's size, not the model's, is the universe."""
+    name = "model.layers.0.self_attn.q_proj.weight"
+    made = []
+    for n in range(2):
+        cells = np.random.default_rng(n).permutation(64)[:20]
+        critical = {f"{name}:{cell // 8},{cell % 8}": 90.0 - place for place, cell in enumerate(cells)}
+        made.append(
+            Planted(tmp_path, f"r{n}", critical=critical, ks=(20,), draws=1, model_seed=n, steps=("score", "rank"))
+        )
+    rows = compare(labelled(group([one.write() for one in made]).runs), Options(("act_mag",), 20)).tables[
+        "comparison/1"
+    ]
+    jaccard = next(row for row in rows if row["quantity"] == "jaccard")
+    assert jaccard["value"] > 0.1
+    assert jaccard["expected"] > 0.1
+    assert jaccard["p_value"] > 0.05
 
 
 def test_models_whose_addresses_do_not_compare_are_passed_over(tmp_path: Path) -> None:

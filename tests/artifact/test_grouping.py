@@ -10,7 +10,7 @@ import pytest
 
 from esa import report
 from esa.artifact import Step
-from esa.artifact.grouping import Grouped, group
+from esa.artifact.grouping import Grouped, group, joined
 from esa.errors import ArtifactError
 from esa.report.comparison import Comparison
 from tests.planted_runs import Planted
@@ -162,3 +162,19 @@ def test_a_campaign_by_another_models_ranking_is_crossed(tmp_path: Path) -> None
     assert group(list(a.folders.values())).lone
     shown_beside = Comparison(group([*runs, other]))
     assert ([run.name for run in shown_beside.runs], len(shown_beside.between)) == (["a", "b"], 1)
+
+
+@pytest.mark.parametrize(
+    ("names", "name"),
+    [
+        (["a", "b"], "a_b"),
+        (["family-00", "family-01", "family-11"], "family_3_runs"),
+        (["family-00", "family-01"], "family-00_family-01"),
+        (["family-00", "family-01", "other-02"], "family-00_family-01_other-02"),
+        (["x" * 30, "y" * 30, "z" * 30], f"{'x' * 30}_{'y' * 30}_1_more"),
+        (["x" * 100], "x" * 36),
+    ],
+)
+def test_several_names_make_one(names: list[str], name: str) -> None:
+    """Joined as they are, cut where they are too long together, and counted where they are one sweep's."""
+    assert joined(names, "_") == name

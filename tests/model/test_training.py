@@ -46,11 +46,21 @@ def test_a_revision_says_its_step() -> None:
     """``step1000`` and ``step1000-tokens4B`` are steps; a branch, a commit, and a local folder's revision are none."""
     hub = ModelSource("EleutherAI/pythia-70m", None, local=False)
     found = {
-        name: training_facts(hub, name) for name in ("step1000", "step-20", "step1000-tokens4B", "main", "a" * 40, None)
+        name: training_facts(hub, name)
+        for name in (
+            "step1000",
+            "step-20",
+            "step1000-tokens4B",
+            "main",
+            "a" * 40,
+            None,
+            "stage1-step7-tokens5B",
+            "stage2-ingredient1-step7-tokens5B",
+        )
     }
     assert found == {
         "step1000": {"step": 1000}, "step-20": {"step": 20}, "step1000-tokens4B": {"step": 1000}, "main": {}, "a" * 40: {},
-        None: {},
+        None: {}, "stage1-step7-tokens5B": {"step": 7}, "stage2-ingredient1-step7-tokens5B": {},
     }  # fmt: skip
 
 
@@ -66,7 +76,8 @@ def test_nothing_is_known_of_most_models(tmp_path: Path) -> None:
         ("[1]", "is not a JSON object"),
         ({"step": "350"}, "step is '350'; allowed: a whole number"),
         ({"step": True}, "step is True; allowed: a whole number"),
-        ({"held_out_nll": "low"}, "held_out_nll is 'low'; allowed: a number"),
+        ({"held_out_nll": "low"}, "held_out_nll is 'low'; allowed: a finite number, or null where training diverged"),
+        ({"held_out_nll": float("nan")}, "held_out_nll is nan; allowed: a finite number"),
     ],
 )
 def test_a_file_that_says_nothing_sensible(tmp_path: Path, content: Any, what: str) -> None:

@@ -17,7 +17,7 @@ COMPONENTS = ("embed", "attn.q", "attn.k", "attn.v", "attn.o", "mlp.gate", "mlp.
 
 
 def write_step(
-    root: Path, step: str, tables: Mapping[str, Sequence[dict[str, Any]]], name: str = "llama+smollm2", **content: Any
+    root: Path, step: str, tables: Mapping[str, Sequence[dict[str, Any]]], name: str = "llama_smollm2", **content: Any
 ) -> Path:
     """Write a finished step of several runs, a file per kind of table, and return its folder."""
     spec = spec_from_dict({"name": "several", "model": {"id": "smollm2-135m"}}).model_copy(update={"name": name})

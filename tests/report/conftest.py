@@ -301,3 +301,9 @@ def damage(fake: Callable[..., Fake]) -> pl.DataFrame:
     from esa.artifact import find_table
 
     return find_table(fake().folders["perturb"], "damage/1").frame
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let pages be written without drawing their charts, which takes nearly all of the time."""
+    monkeypatch.setattr("esa.report.theme.render", lambda chart: (b"", '<svg width="1" height="1"></svg>'))

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from esa.errors import ArtifactError, EsaError
 from esa.report.log import append, week
 from esa.report.log_entry import Record, duration, records
 from tests.artifact.house import spec
+from tests.report import across
 from tests.report.conftest import Fake
 from tests.report.evidence import add_tables, claim
 
@@ -165,6 +167,13 @@ def test_a_record_that_somebody_edited_is_an_error(tmp_path: Path) -> None:
         week(DAY, path=log, outputs=tmp_path)
     assert raised.value.where == f"{log}:3"
     assert log.read_text().endswith("{broken} -->\n")
+    whole = Record("a" * 12, "2026-03-02", ["x"], "complete", 1.5)
+    for wrong in ('"verdicts": null', '"verdicts": {"good": "two"}', '"confirmed": [1]', '"seconds": null'):
+        name = wrong.partition(":")[0]
+        log.write_text(re.sub(rf"{name}: (\{{\}}|\[0, 0\]|1.5)", wrong, whole.line))
+        assert wrong in log.read_text()
+        with pytest.raises(ArtifactError, match="is not a record of the log"):
+            week(DAY, path=log, outputs=tmp_path)
 
 
 def test_the_week_adds_up_what_it_saw(tmp_path: Path) -> None:
@@ -193,11 +202,41 @@ def test_the_week_adds_up_what_it_saw(tmp_path: Path) -> None:
     )
 
 
+def test_a_run_that_left_its_weights_changed_is_not_finished(tmp_path: Path) -> None:
+    """A step whose own check failed has a manifest and an end, and counts neither as finished nor in the time."""
+    made = made_on(tmp_path, "2026-03-02", name="one")
+    dated(
+        made.folders["perturb"], "2026-03-02T12:00:00+00:00", checksum={"before": "a", "after": "b", "restored": False}
+    )
+    text = week(DAY, path=tmp_path / "LOG.md", outputs=tmp_path / "outputs")
+    assert "Runs finished: 0\n" in text
+    assert "in 3 finished steps" in text
+    assert "Failed: `one/perturb-" in text
+
+
+def test_a_step_of_several_runs_is_entered_as_what_it_is(tmp_path: Path) -> None:
+    """It was made for no criterion, and has no verdicts; its runs are found where its command said, and it is not stale."""
+    made = made_on(tmp_path / "elsewhere", "2026-03-02", name="one")
+    score = made.folders["score"].name.removeprefix("score-")
+    folder = across.scaling(tmp_path)
+    manifest = read_manifest(folder)
+    argv = ["esa", "scale", str(made.run), "-o", "laws"]
+    dated(folder, "2026-03-03T12:00:00+00:00", argv=argv, inputs=manifest["inputs"] | {"0:score": score})
+    result = append([folder], path=tmp_path / "LOG.md", today=DAY)
+    assert "Status: complete\n" in result.text
+    assert section(result.text, "Verdict") == "None: there is nothing to judge."
+    assert records(result.text, "LOG.md")[0].verdicts == dict.fromkeys(("good", "between", "bad", "unattainable"), 0)
+    shutil.rmtree(made.run)
+    assert (
+        f"score-{score}, which it was made from, is gone" in append([folder], path=tmp_path / "LOG.md", today=DAY).text
+    )
+
+
 def test_a_week_without_anything_says_so_and_is_appended_when_asked(tmp_path: Path) -> None:
     """Neither a log nor outputs need to be there; add appends the section, and later entries come behind it."""
     log = tmp_path / "LOG.md"
     text = week(DAY, path=log, outputs=tmp_path / "none")
-    assert "Runs finished: 0" in text
+    assert f"- There is no folder `{tmp_path / 'none'}` here: no step is counted\n- Runs finished: 0" in text
     assert "Entries in the log: none of this week" in text
     assert not log.exists()
     week(DAY, path=log, outputs=tmp_path / "none", add=True)

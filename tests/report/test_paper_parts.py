@@ -7,13 +7,16 @@ from pathlib import Path
 import altair as alt
 import pytest
 
+from esa.artifact.gather import Gathered
 from esa.registry import METHODS, METRICS, TASKS
 from esa.report.paper.drawing import settled, to_pdf
 from esa.report.paper.escape import code, comment, escape, sentence
+from esa.report.paper.methods import sentences
 from esa.report.paper.names import Macros, letters, spelled
 from esa.report.paper.pieces import Cite, Fact, Sentence, rendered
 from esa.report.paper.references import Citations, references, texts
 from esa.report.paper.rounding import ends, number, percent, spread, with_interval, written
+from esa.spec import spec_from_dict
 
 
 @pytest.mark.parametrize(
@@ -26,6 +29,8 @@ from esa.report.paper.rounding import ends, number, percent, spread, with_interv
         (-0.004, -0.5, 0.5, r"0.0 [\ensuremath{-}0.5, 0.5]"),
         (5.244e-6, -1.587e-5, 3.307e-5, r"0.5 [\ensuremath{-}1.6, 3.3]\ensuremath{\times10^{-5}}"),
         (2.0, 2.0, 2.0, "2.000"),
+        (0.0301, 1e-5, 780.0, r"0.03010 [1.000\ensuremath{\times10^{-5}}, 780.0]"),
+        (0.6, 0.001, 1.6, "0.6000 [0.001000, 1.600]"),
         (2.0, None, 3.0, "2.000"),
         (None, 1.0, 2.0, "--"),
     ],
@@ -164,6 +169,32 @@ def test_what_runs_agree_on_is_said_once() -> None:
     assert apart[1].startswith(r"In runs b and c: It has \esaBN{}~")
     some = list(rendered([("a", []), ("b", told("1", "x"))], Macros(), citations))
     assert some[0].startswith(r"In run b: It has \esaBN{}")
+
+
+def test_a_fact_of_all_steps_is_that_of_each() -> None:
+    """Versions and machines on which the steps disagree stand beside each other: the first step does not speak for all."""
+    steps = {
+        name: {
+            "step": name, "run": run * 12, "esa": "0.1.0", "packages": {"torch": torch} if torch else {},
+            "hardware": {"cores": cores, "machine": "x86_64"},
+        }
+        for name, run, torch, cores in (("score", "a", "2.12", 64), ("rank", "b", None, 2), ("perturb", "c", "2.13", 2))
+    }  # fmt: skip
+    spec = spec_from_dict({"name": "one", "model": {"id": "smollm2-135m"}})
+    macros = Macros()
+    text = " ".join(rendered([("one", sentences(Gathered(spec, {}, steps)))], macros, Citations()))
+    values = {one.name: one.value for one in macros.each}
+    assert (values["esaVersionTorch"], values["esaVersionEsa"]) == ("2.12 and 2.13", "0.1.0")
+    assert (values["esaCores"], values["esaMachine"]) == ("64 and 2", r"x86\_64")
+    assert "The noise floor" not in text
+
+
+def test_a_noise_floor_of_zero_is_not_called_rounding() -> None:
+    """Where no rewrite changed the loss the floor is 0, and nothing can be smaller than it."""
+    spec = spec_from_dict({"name": "one", "model": {"id": "smollm2-135m"}})
+    for floor, words in ((0.0, "changed no loss"), (1e-6, "a smaller change is not told from rounding")):
+        run = Gathered(spec, {}, {"perturb": {"step": "perturb", "run": "a" * 12, "noise_floor": floor}})
+        assert words in " ".join(rendered([("one", sentences(run))], Macros(), Citations()))
 
 
 def test_a_pdf_is_the_same_however_it_was_drawn() -> None:

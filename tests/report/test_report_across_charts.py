@@ -29,6 +29,8 @@ def test_narrow_logarithmic_axes_are_still_labelled() -> None:
     assert round_steps(0.21, 0.26) == [0.21, 0.22, 0.23, 0.24, 0.25, 0.26]
     axis = value_axis(0.21, 0.26, "y", log=True)["axis"].to_dict()
     assert len(axis["values"]) >= 3
+    sizes = value_axis(9.8e4, 6e6, "x", log=True)["axis"].to_dict()["values"]
+    assert sizes == [1e5, 2e5, 5e5, 1e6, 2e6, 5e6]  # not 2, 4 and 6 million, crowded at the upper end
     assert value_axis(0.1, 100, "y", log=True)["axis"].to_dict()["values"] == [0.1, 1, 10, 100]
 
 

@@ -12,7 +12,7 @@ from esa.artifact import make_table
 from esa.artifact.gather import Gathered
 from esa.artifact.grouping import group
 from esa.errors import ArtifactError
-from esa.scale.checkpoints import Trajectory, home
+from esa.scale.checkpoints import Trajectory
 from esa.scale.checkpoints import trajectories as trajectories_of
 from esa.scale.following import (
     emergence_rows,
@@ -23,7 +23,7 @@ from esa.scale.following import (
     summary,
     trajectory_rows,
 )
-from esa.scale.models import members
+from esa.scale.models import home, members
 from esa.scale.quantities.measured import Wanted
 from tests.planted_runs import Planted
 
@@ -233,9 +233,11 @@ def test_equal_folder_names_are_told_apart_by_their_paths(tmp_path: Path) -> Non
         ("out/seed0", 0, "out/seed0"),
         ("EleutherAI/pythia-70m", 1000, "EleutherAI/pythia-70m"),
         ("checkpoint-5", 5, "."),
+        ("out/tiny-step1000", 1000, "out/tiny"),
+        ("out/checkpoint-5", None, "out/checkpoint-5"),
     ],
 )
-def test_the_home_of_a_checkpoint(model_id: str, step: int, expected: str) -> None:
+def test_the_home_of_a_checkpoint(model_id: str, step: int | None, expected: str) -> None:
     """A last part that names the step is no part of a training run's home."""
     assert home(model_id, step) == expected
 

@@ -11,9 +11,10 @@ import pytest
 
 from esa.artifact import make_table
 from esa.errors import ArtifactError
-from esa.progress import Silent
+from esa.progress import Recording, Silent
 from esa.scale import Asked, ScaleResult, Settings, Wanted, plan, run
 from esa.spec import generator
+from esa.statistics.multiplicity import holm
 from tests.planted_runs import Case, Planted, family
 
 QUICK = Settings(resamples=199, permutations=199)
@@ -88,6 +89,42 @@ def test_a_damage_that_does_not_follow_size_is_no_law(tmp_path: Path) -> None:
     row = law(scaled(tmp_path, made(tmp_path, damage=damage), asked), *TOP)
     assert row["verdict"].startswith("No power law (R2 0.")
     assert (row["target"], row["predicted"]) == (1e9, None)
+
+
+def test_the_p_of_covariates_is_adjusted_over_the_whole_table(tmp_path: Path) -> None:
+    """Two families measured in many ways: Holm's p is over all quantities, subjects and terms, as the changepoints' is."""
+    one = made(tmp_path, (4, 9, 19), steps=("score", "rank", "perturb", "eval"))
+    other = [
+        Planted(tmp_path, f"g{width}", width=width, blocks=3, model_type="gpt2", steps=("score",))
+        for width in (5, 11, 23)
+    ]
+    sources = [*one, *(each.write() or tmp_path / "outputs" / each.name for each in other)]
+    frame = scaled(tmp_path, sources, Asked(settings=QUICK)).tables["covariates/1"].frame.drop_nulls("p_value")
+    tests = frame.unique(["quantity", "subject", "term"], maintain_order=True)
+    assert tests.height > 1
+    assert tests["p_adjusted"].to_list() == pytest.approx(holm(tests["p_value"].to_list()))
+
+
+def test_a_model_of_two_variants_and_other_units_are_warned_of(tmp_path: Path) -> None:
+    """A vote that averages base and instruct, and rankings by other units, are said before the laws are."""
+    sources = made(tmp_path, (4, 6))
+    twin = Planted(tmp_path, "w4_chat", width=4, chat_template=True, steps=("score",))
+    layered = Planted(tmp_path, "w9", width=9, steps=("score",), settings={"rank": {"mode": "per_layer"}})
+    for each in (twin, layered):
+        each.write()
+    progress = Recording(None)
+    scaled(tmp_path, [*sources, *(tmp_path / "outputs" / each.name for each in (twin, layered))], progress=progress)
+    said = "\n".join(progress.warnings)
+    assert "the one vote of w4 is a mean over variants (w4_seed0 is base, w4_chat is instruct)" in said
+    assert "rank.mode differs between runs" in said
+
+
+def test_damages_that_are_not_told_from_none_are_counted(tmp_path: Path) -> None:
+    """Where the intervals of damages hold 0, a law through them may be one of noise: flag and verdict say so."""
+    result = scaled(tmp_path, made(tmp_path, half_width=3.0))
+    row = law(result, *TOP)
+    assert "unclear" in row["flags"].split(",")
+    assert "; 6 of 6 values are not told from 0 by their own windows" in row["verdict"]
 
 
 def test_few_models_are_indicative_and_fewer_are_refused(tmp_path: Path) -> None:

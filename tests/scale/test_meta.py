@@ -10,7 +10,7 @@ import pytest
 from esa.artifact import make_table
 from esa.artifact.grouping import group
 from esa.errors import ArtifactError
-from esa.scale.meta import Pooled, cautions, effect_rows, meta_row, pooled, sentence
+from esa.scale.meta import Pooled, cautions, effect_rows, meta_row, pooled
 from esa.scale.models import members
 from esa.scale.quantities.measured import Wanted
 from esa.spec import generator
@@ -153,7 +153,6 @@ def test_a_subject_of_too_few_models_says_so(tmp_path: Path) -> None:
     row = meta_row(one)
     assert (one.subject.k, row["num_models"], row.get("mean")) == (1, 2, None)
     assert str(row["why"]).startswith("2 models: at least 3 are needed")
-    assert sentence(one).startswith("act_mag, zero, top 1: no mean: 2 models: at least 3 are needed")
     assert ten.found is not None
 
 
@@ -176,14 +175,3 @@ def test_runs_without_random_weights_are_refused(tmp_path: Path) -> None:
     made = family(tmp_path, WIDTHS[:3], damage=costing(lambda run: 1.0), **{**SMALL, "ks": (1,)})
     with pytest.raises(ArtifactError, match="no run has changed top and random weights together by one method and K"):
         pool(made, ks=(7,))
-
-
-def test_the_sentence_says_mean_prediction_and_heterogeneity(tmp_path: Path) -> None:
-    """A line tells the mean, its interval, what another model may show, and how much models differ."""
-    (found,) = pool(family(tmp_path, WIDTHS, damage=costing(lambda run: 1.5), **SMALL))
-    text = sentence(found)
-    assert text.startswith(
-        "act_mag, zero, top 10: over 4 models top weights cost 1.49 nats more than random ones, 95 % interval"
-    )
-    assert "; in another model " in text
-    assert "heterogeneity I2 = 0 %, tau = 0 nats, Q p = 1" in text

@@ -85,11 +85,45 @@ def test_a_model_that_does_not_beat_the_bigram_is_left_out(tmp_path: Path) -> No
 
 def test_earlier_checkpoints_are_no_replicates(tmp_path: Path) -> None:
     """Over sizes the last checkpoint of a model and training seed stands for it; over checkpoints all of them stay."""
-    made = write(tmp_path, *({"name": f"s{step}", "training": {"step": step, "seed": 0}} for step in (10, 40, 20)))
+    made = write(
+        tmp_path,
+        *({"name": f"s{step}", "model_id": f"m/checkpoint-{step}", "training": {"step": step, "seed": 0}} for step in (10, 40, 20)),
+    )  # fmt: skip
     assert [one.excluded for one in of(tmp_path, made)] == [
         "an earlier checkpoint: step 10 of 40", None, "an earlier checkpoint: step 20 of 40",
     ]  # fmt: skip
     assert {one.excluded for one in of(tmp_path, made, checkpoints=True)} == {None}
+
+
+def test_steps_of_two_training_runs_are_not_compared(tmp_path: Path) -> None:
+    """Of one shape and no known seed, a shorter training elsewhere is a replicate; beside its finished model a step is not."""
+    facts = (("a/checkpoint-10", 10), ("b/checkpoint-40", 40), ("b", None), ("c", 20))
+    made = write(
+        tmp_path,
+        *({"name": f"r{n}", "model_id": id, "training": {} if step is None else {"step": step}} for n, (id, step) in enumerate(facts)),
+    )  # fmt: skip
+    assert [one.excluded for one in of(tmp_path, made)] == [
+        None, "a checkpoint: step 40; the finished model is there, too", None, None,
+    ]  # fmt: skip
+
+
+def test_no_earlier_checkpoint_stands_in_for_a_model_that_came_to_nothing(tmp_path: Path) -> None:
+    """A last step that learnt too little leaves its training run without a model; so does one whose loss is unknown."""
+    losses: tuple[dict[str, float], ...] = ({"held_out_nll": 4.0}, {"held_out_nll": 6.0}, {})
+    made = write(
+        tmp_path,
+        *(
+            {
+                "name": f"r{n}", "model_id": "m" if n < 2 else "diverged",
+                "training": {"step": n + 1, "seed": 0, "bigram_nll": 5.0, **found},
+            }
+            for n, found in enumerate(losses)
+        ),
+    )  # fmt: skip
+    early, last, unknown = of(tmp_path, made)
+    assert early.excluded == "an earlier checkpoint: step 1 of 2"
+    assert last.excluded == "learnt too little: held-out NLL 6.000, a bigram's is 5.000"
+    assert str(unknown.excluded).startswith("its training log knows a bigram's held-out NLL and not the model's")
 
 
 def test_a_person_s_word_goes_before_the_manifest_s(tmp_path: Path) -> None:
@@ -130,6 +164,7 @@ def test_a_file_of_models_is_read(tmp_path: Path) -> None:
     ("text", "where", "what"),
     [
         ("run,famly\n", ":1", "column 'famly' (did you mean 'family'?); known: run, family, variant, exclude"),
+        ("run,family,family\na,b,c\n", ":1", "column 'family' stands here a second time"),
         ("family\n", ":1", "has no column 'run'; known: run, family, variant, exclude"),
         ("run,family\na,b,c\n", ":2", "3 fields under 2 columns"),
         ("run,family\n,b\n", ":2", "names no run"),

@@ -137,6 +137,34 @@ def test_a_broken_model_has_no_damage(make: Make) -> None:
         }
 
 
+def test_a_uniform_model_is_collapsed(make: Make) -> None:
+    """A model at the NLL of guessing is a collapsed one by another name, so its damage is no value either."""
+
+    def uniform(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [row | ({"outcome": "uniform"} if row["group"] == "top_k" else {}) for row in rows]
+
+    _, run = make(tables={"damage.csv": uniform}, damage=lambda one, case: 1.0)
+    for quantity in ("damage_top_k", "damage_single"):
+        assert {one.excluded for one in of(run, quantity)} == {"collapsed: a perplexity over half the vocabulary"}
+
+
+def test_a_model_that_guesses_intact_has_nothing_to_lose(make: Make) -> None:
+    """Where the intact model's perplexity is over half the vocabulary, as an early checkpoint's is, it is not collapsed."""
+    _, run = make(stated_vocabulary=79, damage=lambda one, case: 6.0)  # perplexity 40
+    for quantity in ("damage_top_k", "damage_single"):
+        assert {one.excluded for one in of(run, quantity)} == {
+            "untrained: the intact model's own perplexity is over half the vocabulary"
+        }
+    _, trained = make(name="trained", stated_vocabulary=81, damage=lambda one, case: 1.0)
+    assert all(one.excluded is None for one in of(trained, "damage_top_k"))
+
+
+def test_k_of_each_unit_is_no_share_of_the_model(make: Make) -> None:
+    """A run ranked by layer, whose K counts in every tensor, has no damage of a share of all weights."""
+    _, run = make(settings={"rank": {"mode": "per_layer"}}, damage=lambda one, case: 0.1)
+    assert of(run, "damage_fraction", fractions=(1e-4,), num_parameters=1_000_000) == []
+
+
 @pytest.mark.parametrize(
     ("weights", "k"), [(1_000_000, 100), (150_000, 10), (200_000, 10), (40_000, None), (50_000_000, None)]
 )
@@ -144,11 +172,11 @@ def test_a_fixed_fraction_takes_the_nearest_measured_k_or_none(make: Make, weigh
     """Of K 1, 10 and 100 the one within a factor of 2 of a ten-thousandth of the weights is taken, and no other stands in."""
     _, run = make(stated_parameters=weights, damage=lambda one, case: 0.01 * case.k)
     (found,) = of(run, "damage_fraction", fractions=(1e-4,), num_parameters=weights)
-    assert found.subject == "act_mag, zero, top 1e-4 of the weights"
+    assert found.subject == "act_mag, zero, K nearest to 1e-4 of the weights"
     assert found.k == k
     assert found.value == (None if k is None else pytest.approx(0.01 * k))
     if k is None:
-        aim = f"{1e-4 * weights:,.3g}"
+        aim = {40_000: "4", 50_000_000: "5,000"}[weights]
         assert found.excluded == f"no K within a factor of 2 of {aim}; measured: 1, 10, 100"
 
 

@@ -69,6 +69,16 @@ CLEAR, UNCLEAR = Interval(-0.4, -0.22), Interval(-0.4, 0.1)
             Evidence(("a", "b"), reasons=("collapsed", "collapsed", "nonfinite")),
             "Refused: 2 models with a value (a, b), 3 are needed; of 3 runs, of one of them: collapsed", None,
         ),
+        (
+            Evidence(SIX, best=power(), power=power(), exponent=CLEAR, reasons=("collapsed: x", "nonfinite: y", "no K")),
+            "Power law x^-0.31 [-0.40, -0.22] (R2 0.97, weight 0.88); of what survived: 2 runs collapsed or nonfinite", "power",
+        ),
+        (
+            Evidence(SIX, best=power(), power=power(), exponent=CLEAR, num_values=12, unclear=9),
+            "Power law x^-0.31 [-0.40, -0.22] (R2 0.97, weight 0.88); 9 of 12 values are not told from 0 by their own windows",
+            "power",
+        ),
+        (Evidence(("a",)), "Refused: 1 model with a value (a), 3 are needed", None),
         (Evidence((), "checkpoints"), "Refused: 0 checkpoints with a value, 3 are needed", None),
     ],
 )  # fmt: skip

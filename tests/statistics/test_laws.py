@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import least_squares
 
+from esa.registry import FITS, load
 from esa.statistics.law_fitting import fit_many, predict
 from esa.statistics.law_forms import form_of, scaling_of
 from esa.statistics.laws import LAWS, Points, compare_laws, leave_one_model_out, model_means, response_of
@@ -192,3 +193,9 @@ def test_the_formulas_are_what_they_say() -> None:
         assert law(np.asarray([3.0]), values)[0] == pytest.approx(expected[name])
     broken = LAWS["broken_power"](np.asarray([2 - 1e-9, 2 + 1e-9]), [2.0, -0.5, -1.5, 2.0])
     assert broken[0] == pytest.approx(broken[1])
+
+
+def test_the_registry_names_the_laws() -> None:
+    """Every law is a registered fit, in the same order, and is the function that the registry loads."""
+    assert list(FITS) == list(LAWS)
+    assert all(load("fit", name) is law.value for name, law in LAWS.items())

@@ -70,6 +70,28 @@ def test_it_is_the_definition(seed: int, unit: float) -> None:
         assert getattr(found, name) == pytest.approx(value * scale, rel=1e-5, abs=1e-7 * scale), name
 
 
+@pytest.mark.parametrize("ratio", [1e2, 1e3, 1e6, 1e9])
+def test_models_that_differ_by_many_errors_have_a_spread(ratio: float) -> None:
+    """Where effects differ by up to 1e9 of their errors, as damages of several models do, tau2 still solves its equation."""
+    rng = np.random.default_rng(3)
+    for k in (2, 3, 6, 12):
+        y, s = rng.normal(size=k), np.exp(rng.normal(size=k)) / ratio
+        found = random_effects(y, s)
+        w = 1 / (s**2 + found.tau2)
+        assert w @ (y - found.mean) ** 2 == pytest.approx(k - 1, rel=1e-6)
+        assert found.tau2 == pytest.approx(y.var(ddof=1), rel=0.1)
+
+
+def test_where_statsmodels_converges_it_agrees() -> None:
+    """Mean, tau2 and Q of the published trials are those of ``combine_effects`` with its iterated tau2."""
+    from statsmodels.stats.meta_analysis import combine_effects
+
+    y, s = bcg()
+    found, expected = random_effects(y, s), combine_effects(y, s**2, method_re="iterated", atol=1e-12, maxiter=500)
+    assert (found.tau2, found.q) == pytest.approx((expected.tau2, expected.q), rel=1e-6)
+    assert found.mean == pytest.approx(expected.mean_effect_re, rel=1e-6)
+
+
 def test_agreement_by_chance_is_no_certainty() -> None:
     """Three effects that agree better than their errors allow keep the fixed-effect width: the factor is not below one."""
     found = random_effects([1.0, 1.01, 0.99], [0.1, 0.1, 0.1])

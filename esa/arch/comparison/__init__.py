@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-from esa.arch.comparison.findings import Found, Options, Row, adjusted
+from esa.arch.comparison.findings import Found, Options, Row, adjusted, out_of_reach
 from esa.arch.comparison.sources import Labelled, common_k, labelled
-from esa.artifact import Step, Table, find_table, make_table, read_manifest
+from esa.artifact import Step, Table, find_table, make_table, read_manifest, to_json
 from esa.artifact.grouping import group, joined
 from esa.artifact.steps import OUTPUTS, marking_failures
 from esa.errors import SelectionError
@@ -49,12 +50,16 @@ FILES = {
 
 @dataclass(frozen=True)
 class ArchResult:
-    """The finished step: its folder, its tables by kind, the labels of the runs, and its warnings."""
+    """The finished step: its folder, its tables by kind, the labels of the runs, its warnings, and each label's model.
+
+    ``models``: ``label``, ``id``, ``family``, ``num_parameters``, ``num_blocks``; None for what the manifests do not say.
+    """
 
     folder: Path
     tables: Mapping[str, Table]
     labels: tuple[str, ...]
     warnings: tuple[str, ...] = field(default=())
+    models: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,7 @@ def prepare(
     """Read which runs the sources are and resolve the options, touching nothing. Arguments and errors: those of :func:`run`."""
     grouped = group(sources)
     runs = tuple(labelled(grouped.runs, grouped.crossed))
+    refuse_twice(runs)
     options = resolve(runs, metric, k, seed, permutations)
     folder = None if out is None else Path(out)
     return Prepared(runs, options, Step("arch", spec_of(runs), step_inputs(runs, options), root=root, folder=folder))
@@ -104,7 +110,8 @@ def run(
     step's id. The step lies in ``out``, else ``root/<names>/arch-<id>``, and is read from there if it is complete.
     Every part of :data:`PARTS` gives rows of the tables in :data:`FILES`; what it cannot answer is a row of
     ``comparison/1`` whose ``why`` says so. ``p_adjusted`` is Holm's over one question, all runs and metrics together.
-    Raises: ArtifactError for sources that cannot be read, SelectionError for a metric or K that the runs do not hold.
+    Raises: ArtifactError for sources that cannot be read, SelectionError for a metric or K that the runs do not hold, or a run
+    that is given twice.
     """
     progress = progress or Silent()
     prepared = prepare(sources, metric=metric, k=k, seed=seed, permutations=permutations, out=out, root=root)
@@ -125,6 +132,7 @@ def run(
         progress.advance()
     progress.finish()
     rows["comparison/1"] = adjusted(rows["comparison/1"], frozenset(adjust))
+    warnings += out_of_reach(rows["comparison/1"])
     for text in (warnings := list(dict.fromkeys(warnings))):
         progress.warn(text)
     tables = {
@@ -138,9 +146,21 @@ def run(
         tables={FILES[kind]: kind for kind in tables},
         warnings=warnings,
         labels=list(labels),
+        models=[_facts(one) for one in runs],
         options={"metrics": list(options.metrics), "k": options.k, "seed": seed, "permutations": permutations},
     )
-    return ArchResult(step.folder, tables, labels, tuple(warnings))
+    return _finished(step.folder, labels)
+
+
+def _facts(one: Labelled) -> dict[str, Any]:
+    """Return by which model a run's label is known."""
+    return {
+        "label": one.label,
+        "id": one.model.get("id"),
+        "family": one.shape.get("model_type"),
+        "num_parameters": one.run.num_parameters,
+        "num_blocks": one.num_blocks,
+    }
 
 
 def _part(place: str, runs: Sequence[Labelled], options: Options) -> Found:
@@ -153,7 +173,21 @@ def _part(place: str, runs: Sequence[Labelled], options: Options) -> Found:
 def _finished(folder: Path, labels: tuple[str, ...]) -> ArchResult:
     manifest = read_manifest(folder)
     tables = {kind: find_table(folder, kind) for kind in manifest["kinds"].values()}
-    return ArchResult(folder, tables, labels, tuple(manifest["warnings"]))
+    return ArchResult(folder, tables, labels, tuple(manifest["warnings"]), tuple(manifest.get("models", ())))
+
+
+def refuse_twice(runs: Sequence[Labelled]) -> None:
+    """Raise SelectionError where a run is there twice: counted as two models it would make every test look surer than it is."""
+    seen: dict[str, Labelled] = {}
+    for one in runs:
+        mark = to_json(one.run.inputs)
+        if mark in seen:
+            folders = [str(next(iter(run.run.folders.values())).parent) for run in (seen[mark], one)]
+            where = folders[0] if folders[0] == folders[1] else " and ".join(folders)
+            raise SelectionError(
+                f"'{one.run.name}' is given twice, with the same steps; allowed: each run once", where=where
+            )
+        seen[mark] = one
 
 
 def resolve(

@@ -6,14 +6,12 @@ import numpy as np
 
 from esa.arch.comparison.blocks import Array, Blocks, blocks_of
 from esa.arch.comparison.findings import Found, Options, Row, compared
+from esa.arch.comparison.over_blocks import FEWEST, density_ratio_interval
 from esa.arch.comparison.sources import Labelled
-from esa.spec import generator
-from esa.statistics.bootstrap import UNKNOWN, Interval, Ints, percentile_interval
 from esa.statistics.permutation import sign_flip_p, smallest_sign_flip_p
 
 QUESTION, ENDS = "attention against MLP", "embedding and head"
 _NULL = "the two parts exchanged within blocks"
-FEWEST = 3  # blocks for an interval over them
 _FEW = "fewer than 3 blocks hold both: no interval"
 
 
@@ -24,10 +22,11 @@ def compare(runs: Sequence[Labelled], options: Options) -> Found:
 
         density_ratio = (S_attention / n_attention) / (S_mlp / n_mlp)
 
-    the experts of a mixture among the MLP. Interval: percentile bootstrap over blocks. p: sign flips of each block's
+    the experts of a mixture among the MLP. Interval: Student's t over the blocks of the linearised log ratio
+    (:func:`~esa.arch.comparison.over_blocks.density_ratio_interval`). p: sign flips of each block's
     ``(d_a - d_m) / (d_a + d_m)``, its densities, two-sided: no part is denser whatever the block. Expected under the
     null: 1. Embedding and head: their density over that of all blocks together; the interval is over blocks, too.
-    Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
+    Source: Cochran, Sampling Techniques, 1977, section 6; Fisher, The Design of Experiments, 1935, section 21.
     """
     rows: list[Row] = []
     for run in runs:
@@ -59,29 +58,13 @@ def ratio_of(
     if not t.sum() > 0:
         return {"why": f"{' or '.join(under)}: no score above zero", "num": number}
     value = float(s.sum() / n.sum() / (t.sum() / m.sum()))
-    ends = _interval(s, n, t, m, name, options)
+    ends = density_ratio_interval(s, n, t, m, options.level)
     contrasts = _contrasts(s / n, t / m)
     p = sign_flip_p(contrasts.tolist(), options.seed, name, options.permutations)
     return {
         "value": value, "low": ends.low, "high": ends.high, "null": null, "p_value": p, "num": number,
         "smallest_p": smallest_sign_flip_p(number, options.permutations), "why": None if number >= FEWEST else _FEW,
     }  # fmt: skip
-
-
-def _interval(s: Array, n: Array, t: Array, m: Array, name: str, options: Options) -> Interval:
-    """Return the interval of a density ratio over resamples of the blocks; none under three of them."""
-    if len(s) < FEWEST:
-        return UNKNOWN
-    draw = generator(options.seed, "bootstrap", name)
-    return percentile_interval(lambda picks: _ratio(s, n, t, m, picks), len(s), options.level, options.resamples, draw)
-
-
-def _ratio(s: Array, n: Array, t: Array, m: Array, picks: Ints) -> Array:
-    """Return the density ratio of every resample of the blocks, NaN where it is not defined."""
-    s, n, t, m = (values[picks].sum(axis=1) for values in (s, n, t, m))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        found = s / n / (t / m)
-    return np.where(np.isfinite(found), found, np.nan)
 
 
 def _contrasts(a: Array, b: Array) -> Array:
@@ -110,8 +93,7 @@ def _ends(run: Labelled, metric: str, blocks: Blocks, options: Options) -> Itera
             continue
         score, weights = blocks.outside[part]
         own = np.full(len(s), score / weights)
-        name = f"{ENDS} {run.label} {metric} {part}"
-        ends = _interval(own, np.ones(len(s)), s, n, name, options)
+        ends = density_ratio_interval(own, np.ones(len(s)), s, n, options.level)
         note = "the head is the same tensor" if tied and part == "embedding" else None
         yield row | {
             "value": float(own[0] / (s.sum() / n.sum())),

@@ -10,12 +10,13 @@ import numpy.typing as npt
 import polars as pl
 
 from esa.arch.comparison.findings import Found, Options, Row, compared
+from esa.arch.comparison.over_blocks import student
 from esa.arch.comparison.profiles import FEATURES, block_features
 from esa.arch.comparison.scored import all_scored
 from esa.arch.comparison.sources import Labelled
 from esa.spec import generator
 from esa.statistics.effects import cliffs_delta
-from esa.statistics.permutation import monte_carlo_p
+from esa.statistics.permutation import monte_carlo_p, smallest_monte_carlo_p
 
 Array = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -23,6 +24,7 @@ QUESTION = "between"
 _MOST_STRATA = 5  # of the depth
 _PER_STRATUM = 2  # blocks of the shallower model that a stratum should hold
 _BLOCK = 2_000_000  # permuted labels held at once
+_TIE = 1e-12  # relative: a sum in another order must not decide
 
 
 class Compared(NamedTuple):
@@ -95,12 +97,15 @@ def within_strata(x: Array, depth_x: Array, y: Array, depth_y: Array, options: O
 
         D = sum_s w_s (mean x_s - mean y_s) / sum_s w_s,   w_s = n_s m_s / (n_s + m_s)
 
-    p: two-sided, ``(1 + #{abs(D*) >= abs(D)}) / (1 + R)`` over R permutations of the labels within strata. smallest_p:
-    1 / (1 + R), or 2 over the number of distinct labellings where that is larger (equal sizes: every one has a mirror image).
-    Interval: percentile bootstrap of the blocks, within strata and models; None where a stratum holds one block of a model.
+    p: two-sided. Where there are at most R distinct labellings within strata all are counted, ``#{abs(D*) >= abs(D)} / number``,
+    the observed one among them; else ``(1 + #{abs(D*) >= abs(D)}) / (1 + R)`` over R random ones. smallest_p: the share of
+    labellings as extreme as the most extreme one, or 1 / (1 + R).
+    Interval: Student's t, the variance ``sum_s w_s^2 (s_x^2 / n_s + s_y^2 / m_s) / (sum_s w_s)^2`` of the blocks within strata
+    and models, Satterthwaite's degrees of freedom; None where a stratum holds one block of a model.
     A stratum without blocks of both is passed over.
     Shapes: x, depth_x ``(n,)``; y, depth_y ``(m,)``. Cost: R (n + m) numbers.
-    Source: Good, Permutation, Parametric and Bootstrap Tests of Hypotheses, 2005, chapter 3 (blocked comparisons).
+    Source: Good, Permutation, Parametric and Bootstrap Tests of Hypotheses, 2005, chapter 3 (blocked comparisons); Satterthwaite,
+    "An approximate distribution of estimates of variance components", Biometrics Bulletin 2, 1946.
     """
     number = max(1, min(_MOST_STRATA, min(len(x), len(y)) // _PER_STRATUM))
     values, depth = np.concatenate([x, y]), np.concatenate([depth_x, depth_y])
@@ -113,20 +118,46 @@ def within_strata(x: Array, depth_x: Array, y: Array, depth_y: Array, options: O
     counts = [int(is_x[part].sum()) for part in members]
     observed = float(_statistic([values[part] for part in members], [is_x[part][None] for part in members])[0])
     draw = generator(options.seed, QUESTION, name)
-    rows = max(1, _BLOCK // len(values))
+    parts = [values[part] for part in members]
+    labellings = math.prod(math.comb(len(part), count) for part, count in zip(members, counts, strict=True))
+    if labellings <= options.permutations:
+        null = np.abs(
+            _statistic(parts, _every([(len(part), count) for part, count in zip(parts, counts, strict=True)]))
+        )
+        slack = _TIE * float(null.max())
+        p = float((null >= abs(observed) - slack).mean())
+        smallest = float((null >= null.max() - slack).mean())
+    else:
+        p = monte_carlo_p(abs(observed), np.abs(_permuted(parts, counts, options.permutations, draw)))
+        smallest = smallest_monte_carlo_p(options.permutations)
+    low, high = _interval(observed, parts, [is_x[part] for part in members], options.level)
+    return Compared(observed, low, high, p, smallest, len(usable))
+
+
+def _every(strata: Sequence[tuple[int, int]]) -> list[npt.NDArray[np.bool_]]:
+    """Return all labellings of strata of ``n`` blocks with ``count`` x's, an array ``(labellings, n)`` for each stratum."""
+    each = []
+    for size, count in strata:
+        chosen = list(combinations(range(size), count))
+        labels = np.zeros((len(chosen), size), dtype=bool)
+        labels[np.arange(len(chosen))[:, None], np.array(chosen)] = True
+        each.append(labels)
+    picks = np.indices([len(labels) for labels in each]).reshape(len(each), -1)
+    return [labels[pick] for labels, pick in zip(each, picks, strict=True)]
+
+
+def _permuted(parts: Sequence[Array], counts: Sequence[int], permutations: int, draw: np.random.Generator) -> Array:
+    """Return D of random labellings within strata ``(permutations,)``, ``_BLOCK`` labels at once."""
+    rows = max(1, _BLOCK // sum(len(part) for part in parts))
     null: list[Array] = []
-    for start in range(0, options.permutations, rows):
-        here = min(rows, options.permutations - start)
+    for start in range(0, permutations, rows):
+        here = min(rows, permutations - start)
         labels = [
             draw.permuted(np.broadcast_to(np.arange(len(part)) < count, (here, len(part))), axis=1)
-            for part, count in zip(members, counts, strict=True)
+            for part, count in zip(parts, counts, strict=True)
         ]
-        null.append(_statistic([values[part] for part in members], labels))
-    labellings = math.prod(math.comb(len(part), count) for part, count in zip(members, counts, strict=True))
-    mirrored = 2 if all(2 * count == len(part) for part, count in zip(members, counts, strict=True)) else 1
-    p = monte_carlo_p(abs(observed), np.abs(np.concatenate(null)))
-    low, high = _interval([values[part] for part in members], counts, [is_x[part] for part in members], draw, options)
-    return Compared(observed, low, high, p, max(1 / (1 + options.permutations), mirrored / labellings), len(usable))
+        null.append(_statistic(parts, labels))
+    return np.concatenate(null)
 
 
 def _statistic(values: Sequence[Array], labels: Sequence[npt.NDArray[np.bool_]]) -> Array:
@@ -143,20 +174,20 @@ def _statistic(values: Sequence[Array], labels: Sequence[npt.NDArray[np.bool_]])
 
 
 def _interval(
-    values: Sequence[Array], counts: Sequence[int], labels: Sequence[npt.NDArray[np.bool_]], draw: np.random.Generator,
-    options: Options,
-) -> tuple[float | None, float | None]:  # fmt: skip
-    """Return the percentile interval of D over resamples of the blocks within strata and models."""
-    if any(min(count, len(part) - count) < 2 for part, count in zip(values, counts, strict=True)):
+    difference: float, values: Sequence[Array], labels: Sequence[npt.NDArray[np.bool_]], level: float
+) -> tuple[float | None, float | None]:
+    """Return the interval of D from the spread of the blocks within strata and models."""
+    samples = [(part[first], part[~first]) for part, first in zip(values, labels, strict=True)]
+    if any(len(sample) < 2 for pair in samples for sample in pair):
         return None, None
-    total, weights = np.zeros(options.resamples), 0.0
-    for part, count, first in zip(values, counts, labels, strict=True):
-        other = len(part) - count
-        means = [
-            sample[draw.integers(0, len(sample), (options.resamples, len(sample)))].mean(axis=1)
-            for sample in (part[first], part[~first])
-        ]
-        total = total + count * other / (count + other) * (means[0] - means[1])
-        weights += count * other / (count + other)
-    low, high = np.quantile(total / weights, [(1 - options.level) / 2, (1 + options.level) / 2])
-    return float(low), float(high)
+    weights = [len(x) * len(y) / (len(x) + len(y)) for x, y in samples]
+    parts = [
+        ((weight / sum(weights)) ** 2 * float(sample.var(ddof=1)) / len(sample), len(sample) - 1)
+        for weight, pair in zip(weights, samples, strict=True)
+        for sample in pair
+    ]
+    variance = sum(part for part, _ in parts)
+    if not variance > 0:
+        return difference, difference
+    half = student(variance**2 / sum(part**2 / freedom for part, freedom in parts), level) * math.sqrt(variance)
+    return difference - half, difference + half

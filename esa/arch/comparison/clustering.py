@@ -14,6 +14,8 @@ from esa.statistics.permutation import monte_carlo_p, smallest_monte_carlo_p
 
 QUESTION = "clustering"
 AXES = ("output", "input")
+SHARES_INPUTS = ("act_mag", "wanda")  # abs(w) times a factor of the input alone
+_FACTOR = "all weights of an input share a factor of this score by definition: its activation, or a token's frequency"
 _NULL = "as many weights of each tensor at random"
 _BLOCK = 2_000_000  # cells drawn at once
 
@@ -31,7 +33,8 @@ def compare(runs: Sequence[Labelled], options: Options) -> Found:
         expected share = sum over tensors n (1 - C(N - C, n - 1) / C(N - 1, n - 1)) / K        (binomial coefficients)
 
     exactly; of the fullest, the mean of the draws. p: Monte Carlo, one-sided (more than chance). Weights of tensors
-    whose axes are not known are left out, and ``why`` says how many. Cost: ``permutations`` * K draws.
+    whose axes are not known are left out, and ``why`` says how many; where all scores of an input share a factor by definition
+    (``act_mag``, ``wanda``: its activation), it says that. Cost: ``permutations`` * K draws.
     """
     rows: list[Row] = []
     for run in runs:
@@ -94,7 +97,10 @@ def _clustered(run: Labelled, metric: str, top: pl.DataFrame, options: Options) 
     note = f"{left} of {top.height} weights left out: which axes of their tensors are outputs and inputs is not known"
     drawn = _drawn(grids, options, f"{run.label} {metric}") if number > 1 else {}
     for axis in AXES:
-        about = compared(QUESTION, run.label, metric, axis, "", num=number, null=_NULL, why=note if left else None)
+        about = compared(QUESTION, run.label, metric, axis, "", num=number, null=_NULL, why=None)
+        notes = [note] if left else []
+        notes += [_FACTOR] if axis == "input" and metric in SHARES_INPUTS and axis in drawn else []
+        about["why"] = "; ".join(notes) or None
         if axis not in drawn:
             why = note if left else "fewer than 2 weights"
             yield about | {"quantity": "share_with_another", "null": None, "why": why}

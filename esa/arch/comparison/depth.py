@@ -8,9 +8,10 @@ import numpy as np
 
 from esa.arch.comparison.blocks import Array, blocks_of
 from esa.arch.comparison.findings import Found, Options, Row, compared
+from esa.arch.comparison.over_blocks import FEWEST, clipped, mean_interval, weighted_interval
 from esa.arch.comparison.sources import Labelled
 from esa.spec import generator
-from esa.statistics.bootstrap import UNKNOWN, Interval, Ints, percentile_interval
+from esa.statistics.bootstrap import UNKNOWN, Interval
 from esa.statistics.permutation import monte_carlo_p, smallest_monte_carlo_p
 
 QUESTION = "depth"
@@ -29,7 +30,7 @@ def compare(runs: Sequence[Labelled], options: Options) -> Found:
         late_minus_early     = the share above 0.5 less the share below
 
     Expected: the same of a score spread as the weights are. Interval: Student's t over the score seeds where there are
-    three or more, else a percentile bootstrap over blocks, each of which keeps its depth (``why`` says which). p,
+    three or more, else over the blocks, linearised, each of which keeps its depth (``why`` says which). p,
     two-sided: all orders of the blocks where there are at most ``permutations``, else random ones. The quantities come
     of one profile and are tested apart.
     Source: Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 4.2.
@@ -74,7 +75,7 @@ def measured(by_seed: Array, weights: Array, factors: Array, name: str, options:
     shares = by_seed.mean(axis=0)
     value, number = float(shares @ factors / shares.sum()), len(shares)
     draw = generator(options.seed, "depth", name)
-    ends, why = _interval(by_seed, factors, options, draw)
+    ends, why = _interval(by_seed, factors, options.level)
     row: Row = {
         "value": value, "low": ends.low, "high": ends.high, "expected": float(weights @ factors / weights.sum()),
         "num": number, "why": why,
@@ -99,27 +100,14 @@ def _order_p(shares: Array, factors: Array, permutations: int, draw: np.random.G
     return monte_carlo_p(observed, drawn, "two-sided"), 2 * smallest_monte_carlo_p(permutations)
 
 
-def _interval(by_seed: Array, factors: Array, options: Options, draw: np.random.Generator) -> tuple[Interval, str]:
-    from scipy.special import stdtrit
-
+def _interval(by_seed: Array, factors: Array, level: float) -> tuple[Interval, str]:
     seeds, number = by_seed.shape
-    if seeds >= 3:
-        each = by_seed @ factors / by_seed.sum(axis=1)
-        half = float(stdtrit(seeds - 1, (1 + options.level) / 2) * each.std(ddof=1) / seeds**0.5)
-        return Interval(float(each.mean()) - half, float(each.mean()) + half), f"interval over {seeds} score seeds"
-    shares = by_seed.mean(axis=0)
-    if number < 3:
-        return UNKNOWN, "fewer than 3 score seeds and fewer than 3 blocks: no interval"
-
-    def statistic(picks: Ints) -> Array:
-        total = shares[picks].sum(axis=1)
-        found = np.full(len(picks), np.nan)
-        np.divide((shares * factors)[picks].sum(axis=1), total, out=found, where=total > 0)
-        return found
-
-    return percentile_interval(
-        statistic, number, options.level, options.resamples, draw
-    ), f"interval over {number} blocks"
+    if seeds >= FEWEST:
+        return mean_interval(by_seed @ factors / by_seed.sum(axis=1), level), f"interval over {seeds} score seeds"
+    ends = weighted_interval(factors, by_seed.mean(axis=0), level)
+    if ends == UNKNOWN:
+        return UNKNOWN, "fewer than 3 score seeds, and fewer than 3 blocks that carry the score: no interval"
+    return clipped(ends, float(factors.min()), float(factors.max())), f"interval over {number} blocks"
 
 
 def permuted(values: Array, statistic: Callable[[Array], Array], count: int, draw: np.random.Generator) -> Array:

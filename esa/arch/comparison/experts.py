@@ -1,20 +1,19 @@
 """Experts of a mixture: against the shared weights, score against usage, and how the score is spread over them."""
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from esa.arch.comparison.attention import FEWEST, ratio_of
+from esa.arch.comparison.attention import ratio_of
 from esa.arch.comparison.block_ranks import mean_correlation_p, rank_correlation, within_ranks
 from esa.arch.comparison.blocks import Array, blocks_of
 from esa.arch.comparison.concentration import MEASURES
 from esa.arch.comparison.findings import Found, Options, Row, compared
+from esa.arch.comparison.over_blocks import clipped, mean_interval, spearman_interval
 from esa.arch.comparison.sources import Labelled
 from esa.spec import generator
-from esa.statistics.bootstrap import Interval, Ints, percentile_interval
 
 SHARED, USAGE, CONCENTRATION = "expert against shared", "score against usage", "concentration over experts"
 WITHIN = "score against usage by block"
@@ -32,9 +31,9 @@ def compare(runs: Sequence[Labelled], options: Options) -> Found:
 
     *Expert against shared*: the density ratio of :mod:`esa.arch.comparison.attention`, the experts over all other
     weights of the same blocks. *Score against usage*: Spearman's correlation over the experts of a block, its mean over the
-    blocks (interval: bootstrap over blocks), and *by block* (over experts), score and usage the means over the score
-    seeds; p, two-sided: usage exchanged among the experts of a block. *Concentration*: Gini, normalised entropy, and effective
-    number of the experts' shares within a block, mean over blocks (interval over blocks); expected: the uniform's.
+    blocks (interval: Student's t over blocks), and *by block* (Bonett and Wright's interval), score and usage the means over
+    the score seeds; p, two-sided: usage exchanged among the experts of a block. *Concentration*: Gini, normalised entropy, and
+    effective number of the experts' shares within a block, mean over blocks (interval over blocks); expected: the uniform's.
     Where a score includes the usage by definition, ``why`` says so.
     Source: Spearman, "The proof and measurement of association between two things", Am. J. Psychology 15, 1904.
     """
@@ -131,11 +130,8 @@ def _against_usage(
         name, size = f"{USAGE} {run.label} {metric} {block}", len(score)
 
         row = compared(WITHIN, run.label, metric, f"block {block}", "spearman", expected=0.0, num=size, why=note)
-        yield (
-            row
-            | _correlated([(score, usage)], name, options)
-            | _ends(partial(_spearman, score, usage), size, name, options)
-        )
+        found = _correlated([(score, usage)], name, options)
+        yield row | found | spearman_interval(found["value"], size, options.level)._asdict()
     if not pairs:
         why = f"no block has {_FEWEST} experts or more whose scores and usage differ"
         yield compared(USAGE, run.label, metric, "all blocks", "mean_spearman", why=why)
@@ -143,8 +139,8 @@ def _against_usage(
     name = f"{USAGE} {run.label} {metric}"
     each = np.array([float(rank_correlation(score[None], usage[None])[0]) for _, score, usage in pairs])
     row = compared(USAGE, run.label, metric, "all blocks", "mean_spearman", expected=0.0, num=len(pairs), why=note)
-    ends = _ends(partial(_means, each), len(pairs), name, options) if len(pairs) >= FEWEST else {}
-    yield row | _correlated([pair[1:] for pair in pairs], name, options) | ends
+    ends = clipped(mean_interval(each, options.level), -1.0, 1.0)
+    yield row | _correlated([pair[1:] for pair in pairs], name, options) | ends._asdict()
 
 
 def _ranked(part: pl.DataFrame) -> tuple[Array, Array]:
@@ -158,23 +154,6 @@ def _correlated(pairs: Sequence[tuple[Array, Array]], name: str, options: Option
     p, smallest = mean_correlation_p(pairs, generator(options.seed, "permutation", name), options.permutations)
     null = "usage exchanged among the experts of a block"
     return {"value": float(np.mean(each)), "null": null, "p_value": p, "smallest_p": smallest}
-
-
-def _spearman(score: Array, usage: Array, picks: Ints) -> Array:
-    """Return Spearman's correlation of every resample of the experts."""
-    return rank_correlation(within_ranks(score[picks]), within_ranks(usage[picks]))
-
-
-def _means(values: Array, picks: Ints) -> Array:
-    """Return the mean of every resample of the blocks."""
-    found: Array = values[picks].mean(axis=1)
-    return found
-
-
-def _ends(statistic: Callable[[Ints], Array], size: int, name: str, options: Options) -> Row:
-    draw = generator(options.seed, "bootstrap", name)
-    ends: Interval = percentile_interval(statistic, size, options.level, options.resamples, draw)
-    return {"low": ends.low, "high": ends.high}
 
 
 def _concentration(
@@ -191,7 +170,6 @@ def _concentration(
             yield row | {"why": f"{subject} over experts is not known, or nothing"}
             continue
         each = np.array([measure(one) for one in shares])
-        name = f"{CONCENTRATION} {run.label} {metric} {subject} {quantity}"
-        ends = _ends(partial(_means, each), len(each), name, options) if len(each) >= FEWEST else {}
         expected = float(np.mean([uniform(len(one)) for one in shares]))
+        ends = mean_interval(each, options.level)._asdict()
         yield row | {"value": float(each.mean()), "expected": expected, "null": "uniform"} | ends

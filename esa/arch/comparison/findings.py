@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from esa.statistics.multiplicity import holm
+from esa.statistics.permutation import smallest_adjusted_p
 
 Row = dict[str, Any]
+ALPHA = 0.05
 RESAMPLES = 1999  # of every bootstrap here
 LEVEL = 0.95
 
@@ -51,4 +53,24 @@ def adjusted(rows: Sequence[Row], questions: frozenset[str]) -> list[Row]:
         family = [row for row in found if row["question"] == question]
         for row, p in zip(family, holm([row.get("p_value") for row in family]), strict=True):
             row["p_adjusted"] = p
+    return found
+
+
+def out_of_reach(rows: Sequence[Row]) -> list[str]:
+    """Return a warning for every question whose adjusted p values cannot be small, whatever the data: too many tests.
+
+    Holm's smallest adjusted p is the smallest p of its tests times their number. Rows whose test has no smallest p count as
+    tests that may reach any.
+    """
+    found = []
+    for question in dict.fromkeys(row["question"] for row in rows if row.get("p_adjusted") is not None):
+        tests = [row for row in rows if row["question"] == question and row.get("p_adjusted") is not None]
+        if any(row.get("smallest_p") is None for row in tests):
+            continue
+        least = smallest_adjusted_p(min(row["smallest_p"] for row in tests), len(tests), rule="holm")
+        if least > ALPHA:
+            found.append(
+                f"{question}: with {len(tests):,} tests no p can be under {least:.2g} after Holm's adjustment, whatever the data;"
+                " more permutations (where they are random), fewer runs or one metric bring it within reach"
+            )
     return found

@@ -1,6 +1,6 @@
 """Which model withstands the loss of its own top weights best, and does it pay for that at its tasks?"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from esa.spec import generator
 
 Array = npt.NDArray[np.float64]
 QUESTION = "robustness"
+_UNEQUAL = 2  # times as large a share of the weights is told
 FEWEST = 5  # models of a rank correlation: of four, the smallest two-sided p is 1 / 12
 
 
@@ -32,7 +33,10 @@ def compare(runs: Sequence[Labelled], options: Options) -> Found:
     lower is better) and the perplexity on the campaign's own text. ``on_front``: no other run is at least as good in both
     and better in one. comparison/1, question ``robustness``: ``spearman`` of task score against robustness over models
     (runs of one model averaged), signs such that above 0 the better models are the more robust, with a permutation p; under 5
-    models refused. A K is not the same share of every model: the larger one loses the smaller part.
+    models refused.
+
+    Warned of: texts that are not the same, tokens that are not (nats per token of other tokenizers do not compare: a token is
+    another piece of text), and how far the share of the weights that K is differs (the larger model loses the smaller part).
     """
     tables: dict[str, list[Row]] = {"robustness/1": [], "comparison/1": []}
     scores = {one.label: task_scores(one) for one in runs}
@@ -41,6 +45,10 @@ def compare(runs: Sequence[Labelled], options: Options) -> Found:
         held = {one.label: damages_of(one, metric) for one in runs}
         measured = [one for one in runs if held[one.label]]
         if not measured:
+            continue
+        if len(measured) < 2:
+            why = f"{measured[0].label} alone has damage of its top weights by it; a ranking needs two"
+            tables["comparison/1"].append(compared(QUESTION, "all runs", metric, None, "spearman", why=why))
             continue
         key = common_key([held[one.label] for one in measured], options.k)
         if key is None:
@@ -53,6 +61,7 @@ def compare(runs: Sequence[Labelled], options: Options) -> Found:
             for one in runs
             if not held[one.label]
         ]
+        warnings += incomparable(measured, key.k)
         placed = ranked(chosen, options, metric)
         for one, damage, ranks in zip(measured, chosen, placed, strict=True):
             about = {
@@ -62,7 +71,36 @@ def compare(runs: Sequence[Labelled], options: Options) -> Found:
             }  # fmt: skip
             tables["robustness/1"] += [about | row for row in _tasks(one.label, measured, chosen, scores)]
         tables["comparison/1"] += _correlations(measured, chosen, scores, metric, key, options)
-    return Found(tables, adjust=frozenset({QUESTION}), warnings=tuple(warnings))
+    return Found(tables, adjust=frozenset({QUESTION}), warnings=tuple(dict.fromkeys(warnings)))
+
+
+def incomparable(measured: Sequence[Labelled], k: int) -> list[str]:
+    """Return what makes the damages of runs less than comparable: other texts, other tokens, other shares of the weights."""
+    found = []
+    data = [one.run.manifests["perturb"].get("data") or {} for one in measured]
+    texts = list(dict.fromkeys(_told(one) for one in data))
+    if len(texts) > 1:
+        found.append(f"robustness ranks damages on different texts, which do not compare: {'; '.join(texts)}")
+    elif len({one.get("sha256") for one in data}) > 1:
+        found.append(
+            "robustness ranks damages in nats per token, and the runs cut the same text into other tokens (other tokenizers, or"
+            " BOS): a token is not the same piece of text in each, and neither is a nat per token"
+        )
+    shares = {one.label: 100 * k / one.run.num_parameters for one in measured if one.run.num_parameters}
+    if shares and max(shares.values()) >= _UNEQUAL * min(shares.values()):
+        most, least = max(shares, key=shares.__getitem__), min(shares, key=shares.__getitem__)
+        found.append(
+            f"robustness zeroes the same number of weights in models of other sizes: {k:,} are {shares[most]:.2g} % of {most}"
+            f" and {shares[least]:.2g} % of {least}"
+        )
+    return found
+
+
+def _told(data: Mapping[str, Any]) -> str:
+    windows = (
+        f"{data.get('windows')} windows of {data.get('length')} tokens" if data.get("windows") else "windows unknown"
+    )
+    return f"{data.get('source') or 'unknown'} ({windows})"
 
 
 def common_key(held: Sequence[dict[Key, Damaged]], k: int | None) -> Key | None:

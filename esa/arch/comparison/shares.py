@@ -28,6 +28,7 @@ def compare(runs: Sequence[Labelled], options: Options) -> Found:
     """
     rows: list[Row] = []
     warnings: list[str] = []
+    of_tied: dict[str, list[str]] = {}  # the tied tensor -> the runs of its models
     for run in runs:
         tied: list[str] = []
         for metric in (name for name in options.metrics if name in run.metrics):
@@ -42,7 +43,11 @@ def compare(runs: Sequence[Labelled], options: Options) -> Found:
         if run.run.tensors is None:
             warnings.append(f"{run.label}: holds no scores; its shares are not known")
         if tied:
-            warnings.append(f"{run.label}: embedding and head are one tied tensor, {tied[0]}, counted as the embedding")
+            of_tied.setdefault(tied[0], []).append(run.label)
+    warnings += [
+        f"{', '.join(labels)}: embedding and head are one tied tensor, {name}, counted as the embedding"
+        for name, labels in of_tied.items()
+    ]
     return Found({"shares/1": rows}, warnings=tuple(dict.fromkeys(warnings)))
 
 

@@ -22,11 +22,12 @@ Profiles = list[dict[int, Array]]  # of one text: per score seed, block -> share
 def compare(runs: Sequence[Labelled], options: Options) -> Found:
     """Return ``comparison/1`` rows: how much further apart experts' shares are between texts than between seeds of one.
 
-    For two runs of one model (equal fingerprints) on different calibration texts, and every metric both scored, of usage
-    and of score: D(x, y), the Jensen-Shannon divergence in bits of two samples' shares over the experts of a block, mean
-    over the blocks. ``divergence_between_texts``: its mean over pairs of seeds of different texts; ``expected``, within them:
-    over pairs of seeds of one text. p where both have two seeds or more: the excess of one mean over the other among all
-    divisions of the seeds into two such groups (``null``), one-sided; with two and two it cannot be under 1/3.
+    For two runs of one model (equal fingerprints) on different calibration texts, and every metric both scored, of score, and of
+    usage once (it is the same whatever is scored): D(x, y), the Jensen-Shannon divergence in bits of two samples' shares over
+    the experts of a block, mean over the blocks. ``divergence_between_texts``: its mean over pairs of seeds of different texts;
+    ``expected``, within them: over pairs of seeds of one text. p where both have two seeds or more: the excess of one mean over
+    the other among all divisions of the seeds into two such groups (``null``), one-sided; with two and two it cannot be under
+    1/3.
     Then the experts whose shares differ most, a's less b's. With one text alone: a row that says what is missing.
     Source: Lin, "Divergence measures based on the Shannon entropy", IEEE Trans. Information Theory 37, 1991.
     """
@@ -37,8 +38,9 @@ def compare(runs: Sequence[Labelled], options: Options) -> Found:
         if a.fingerprint is None or a.fingerprint != b.fingerprint or _text(a) is None or _text(b) in (None, _text(a)):
             continue
         answered |= {a.label, b.label}
-        for metric in (name for name in options.metrics if name in a.metrics and name in b.metrics):
-            for subject in ("usage", "score"):
+        both = [name for name in options.metrics if name in a.metrics and name in b.metrics]
+        for metric in both:
+            for subject in ("usage", "score") if metric == both[0] else ("score",):
                 rows += _specialised(a, b, metric, subject, options)
     rows += [
         compared(
@@ -76,7 +78,8 @@ def _shares(part: pl.DataFrame, subject: str) -> Array:
 
 def _specialised(a: Labelled, b: Labelled, metric: str, subject: str, options: Options) -> Iterator[Row]:
     one, two = _profiles(a, metric, subject), _profiles(b, metric, subject)
-    row = compared(QUESTION, a.label, metric, subject, "divergence_between_texts", b=b.label)
+    of = metric if subject == "score" else None  # usage is the same whatever is scored
+    row = compared(QUESTION, a.label, of, subject, "divergence_between_texts", b=b.label)
     blocks = sorted(set.intersection(*(set(profile) for profile in [*one, *two]))) if one and two else []
     if not blocks:
         yield row | {"why": f"{subject} of experts is not known in both"}
@@ -92,7 +95,7 @@ def _specialised(a: Labelled, b: Labelled, metric: str, subject: str, options: O
         yield row | {"why": "fewer than 2 score seeds of a text: nothing to tell texts from samples of one"}
     else:
         yield row | _tested(apart, len(one))
-    yield from _differing(a, b, metric, subject, one, two, blocks)
+    yield from _differing(a, b, of, subject, one, two, blocks)
 
 
 def _means(apart: Array, first: Sequence[int]) -> tuple[float, float | None]:
@@ -119,7 +122,7 @@ def _tested(apart: Array, size: int) -> Row:
 
 
 def _differing(
-    a: Labelled, b: Labelled, metric: str, subject: str, one: Profiles, two: Profiles, blocks: Sequence[int]
+    a: Labelled, b: Labelled, metric: str | None, subject: str, one: Profiles, two: Profiles, blocks: Sequence[int]
 ) -> Iterator[Row]:
     """Yield the experts whose mean share of their block differs most between the texts."""
     found = []

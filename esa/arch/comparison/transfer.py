@@ -9,19 +9,22 @@ import numpy.typing as npt
 import polars as pl
 
 from esa.arch.comparison.findings import Found, Options, Row, compared
+from esa.arch.comparison.over_blocks import clipped, weighted_interval
 from esa.arch.comparison.roles import with_role
 from esa.arch.comparison.row_ranks import row_ranks
 from esa.arch.comparison.scored import Scored, scored
 from esa.arch.comparison.sources import Labelled
-from esa.artifact.places import same_places
+from esa.artifact.places import same_places, trained_apart
 from esa.spec import generator
-from esa.statistics.bootstrap import percentile_interval
+from esa.statistics.bootstrap import Interval
 from esa.statistics.permutation import monte_carlo_p, smallest_monte_carlo_p
 
 Array = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 QUESTION = "transfer"
 BANDWIDTH = 0.1  # of the kernels over relative depth and row rank, both from 0 to 1
+_RESIDUAL = ("embed", "attn.o", "mlp.down", "expert.down")  # their output rows are the channels of the residual stream
+_FEW = "the list lies in effectively fewer than 3 tensors: no interval"
 _BACKGROUND = 20_000  # weights of b that those of its list are held against for the AUC
 
 
@@ -30,7 +33,8 @@ class Positions:
     """A model's tensors and where its top K lie among them.
 
     Per tensor: ``roles``, ``depths`` (relative, NaN outside the blocks), ``sizes`` (weights). Per top weight: ``tensor``, its
-    number; ``row``, a number that weights of one output row share; ``row_rank``, from 0 (the row of the smallest score sum
+    number; ``row``, a number that weights of one output row share, and of all tensors that write to the residual stream those of
+    one channel: a massive activation is one, however many blocks feed it; ``row_rank``, from 0 (the row of the smallest score sum
     of its tensor, the listed weights not counted) to 1, NaN where it is not known.
     """
 
@@ -55,8 +59,9 @@ def positions(one: Scored, ranks: Sequence[tuple[int, float] | None]) -> Positio
     names = {name: number for number, name in enumerate(frame["parameter"])}
     blocks = frame["block"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
     tensor = np.array([names[name] for name in one.top["parameter"]], dtype=np.int64)
+    residual = [component in _RESIDUAL for component in frame["component"]]
     keys = [
-        (int(t), place if rank is None else -1 - rank[0])
+        (int(t), place) if rank is None else (-1 if residual[t] else int(t), -1 - rank[0])
         for place, (t, rank) in enumerate(zip(tensor, ranks, strict=True))
     ]
     numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
@@ -74,6 +79,7 @@ def positions(one: Scored, ranks: Sequence[tuple[int, float] | None]) -> Positio
 def compare(runs: Sequence[Labelled], options: Options) -> Found:
     """Ask of every ordered pair of runs whose addresses do not compare whether a's critical positions predict b's.
 
+    Those are models of other shapes, and of other training seeds (see :mod:`esa.arch.comparison.variants`).
     A position is (role, relative depth, row rank). a's top K give a density: the frequency of each role plus one, a Gaussian
     kernel of width 0.1 over the relative depth (reflected at both ends, and as much of the uniform density as one weight
     brings), and the same over the row rank. Role and depth give every tensor of b a share ``m_a`` (adding up to one), and b's
@@ -81,9 +87,10 @@ def compare(runs: Sequence[Labelled], options: Options) -> Found:
 
         l(t, r) = ln m_a(t) - ln u_b(t) + ln h_a(r)       [nats; 0 where a says nothing beyond where b's weights are]
 
-    comparison/1, question ``transfer``, b predicted by a. ``log_likelihood_ratio``: mean of l over b's top K, interval by
-    bootstrap over b's tensors with one of them, against random positions: b's top weights of a tensor move together to a
-    tensor drawn by its size, those of a row to a row rank drawn uniformly (a cluster is one surprise, not a hundred).
+    comparison/1, question ``transfer``, b predicted by a. ``log_likelihood_ratio``: mean of l over b's top K, its interval over
+    b's tensors with one of them (none where those are effectively fewer than three), against random positions: b's top weights
+    of a tensor move together to a tensor drawn by its size, those of an output row, or of one channel of the residual
+    stream, to a row rank drawn uniformly (a cluster is one surprise, not a hundred).
     ``..._of_depth``: the depth term alone, against the stricter null that keeps every tensor's role and draws its block: does
     depth predict beyond role? ``..._of_row_rank``: that term alone, against rows drawn uniformly; ``..._of_role``: without a
     test. ``auc``: the chance that a weight of b's list has a larger l than a random one of its weights. p: ``(1 + #{l* >=
@@ -100,7 +107,8 @@ def compare(runs: Sequence[Labelled], options: Options) -> Found:
             if about is not None and about.top is not None:
                 found[one.label] = positions(about, row_ranks(one, about))
         for a, b in ordered_pairs(runs, 2):
-            if a.label in found and b.label in found and not same_places(a.run, b.run):
+            addresses = same_places(a.run, b.run) and not trained_apart(a.run, b.run)
+            if a.label in found and b.label in found and not addresses:
                 rows += predict(found[a.label], found[b.label], metric, options)
     return Found({"comparison/1": rows}, adjust=frozenset({QUESTION}))
 
@@ -128,9 +136,10 @@ def predict(a: Positions, b: Positions, metric: str, options: Options) -> list[R
         depth_only += count * by_depth[drawn] / len(total)
         beyond = beyond or bool(np.ptp(by_depth[choices]) > 0)
     depth_value = float(by_depth[b.tensor].mean())
-    low, high = _over_tensors(total, at, draw, options)
+    low, high = _over_tensors(total, at, options.level)
     missing = [f"{one.label} {n} of {len(one.row_rank)}" for one in (a, b) if (n := int(np.isnan(one.row_rank).sum()))]
     why = f"without a row rank, and without that term: {', '.join(missing)}" if missing else None
+    alone = why if low is not None else "; ".join(filter(None, [_FEW, why]))
     about = {"b": b.label, "num": len(total)}
     subject = f"top {len(total):,}"
     smallest = smallest_monte_carlo_p(times)
@@ -139,7 +148,7 @@ def predict(a: Positions, b: Positions, metric: str, options: Options) -> list[R
         compared(
             QUESTION, a.label, metric, subject, "log_likelihood_ratio", **about, value=value, low=low, high=high,
             expected=float(anywhere.mean()), null="positions drawn by size, tensors and rows together",
-            p_value=monte_carlo_p(value, anywhere), smallest_p=smallest, why=why,
+            p_value=monte_carlo_p(value, anywhere), smallest_p=smallest, why=alone,
         ),
         compared(
             QUESTION, a.label, metric, subject, "log_likelihood_ratio_of_role", **about,
@@ -162,7 +171,7 @@ def predict(a: Positions, b: Positions, metric: str, options: Options) -> list[R
             )
         )  # fmt: skip
     placed = _placements(total, a, by_role + by_depth, shares, float(ranked.mean()), draw)
-    low, high = _over_tensors(placed, at, draw, options)
+    low, high = clipped(_over_tensors(placed, at, options.level), 0.0, 1.0)
     auc = {"value": float(placed.mean()), "low": low, "high": high, "expected": 0.5}
     return [*rows, compared(QUESTION, a.label, metric, subject, "auc", **about, **auc)]
 
@@ -226,16 +235,7 @@ def _placements(
     return found
 
 
-def _over_tensors(
-    values: Array, at: Ints, draw: np.random.Generator, options: Options
-) -> tuple[float | None, float | None]:
-    """Return the interval of the mean of the weights' values over resamples of their tensors."""
-    sums, counts = np.bincount(at, values), np.bincount(at).astype(float)
-    means = percentile_interval(
-        lambda picks: sums[picks].sum(axis=1) / counts[picks].sum(axis=1),
-        len(sums),
-        options.level,
-        options.resamples,
-        draw,
-    )
-    return means.low, means.high
+def _over_tensors(values: Array, at: Ints, level: float) -> Interval:
+    """Return the interval of the mean of the weights' values over their tensors, which are the units."""
+    counts = np.bincount(at).astype(float)
+    return weighted_interval(np.bincount(at, values) / counts, counts, level)

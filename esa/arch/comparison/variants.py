@@ -1,6 +1,7 @@
 """Base against instruct: which critical weights stay, move, vanish or appear, and what one model's list does to the other."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
@@ -8,18 +9,18 @@ import polars as pl
 
 from esa.arch.comparison.damages import Damaged, Key, damages_of, joint_damages
 from esa.arch.comparison.findings import Found, Options, Row, compared
+from esa.arch.comparison.moves import Shapes, Weight, random_moves
 from esa.arch.comparison.sources import Labelled
-from esa.artifact.places import same_places
+from esa.artifact.places import same_places, trained_apart
 from esa.spec import generator
 from esa.statistics.hypergeometric import expected_jaccard, p_value
 from esa.statistics.permutation import monte_carlo_p, smallest_monte_carlo_p
 
 QUESTION = "variants"
-Weight = tuple[str, int]  # parameter, index
-Shapes = Mapping[str, tuple[int, ...]]
 Line = tuple[str, int, tuple[int, ...]]  # parameter, the axis along it, the other indices
 STATUSES = ("stays", "moves", "vanishes", "appears")
 _MOST_DRAWS = 999  # random lists that are matched weight by weight
+_APART = "trained from different seeds: an address is not the same unit in both; transfer asks of their positions"
 
 
 def compare(runs: Sequence[Labelled], options: Options) -> Found:
@@ -29,20 +30,30 @@ def compare(runs: Sequence[Labelled], options: Options) -> Found:
     same row or column leaves a's: ``moved_from``, with that one's ``rank_a``), ``vanishes`` (of a's alone), ``appears`` (of
     b's alone); see :func:`matched`.
 
-    comparison/1, question ``variants``: ``jaccard`` of the lists with the hypergeometric expectation and p (K drawn from all
-    scored weights); ``num_stay``, ``num_move`` (against entering weights drawn anew within their tensors), ``num_vanish``,
-    ``num_appear``; where both models were damaged by the same method at the same K, ``damage_of_own_list`` and, from a campaign
-    in one model by the other's ranking, ``damage_of_other_list`` with their intervals, nats per token, a the list's run
-    and b the model's. Pairs without the same places (other families, other sizes) are passed over.
+    comparison/1, question ``variants``: ``jaccard`` of the lists with expectation and p of as many weights drawn within each
+    tensor (that both lists lie in one tensor is no agreement on weights); ``num_stay``, ``num_move`` (against entering weights
+    drawn anew within their tensors), ``num_vanish``, ``num_appear``; where both models were damaged by the same method at the
+    same K, ``damage_of_own_list`` and, from a campaign in one model by the other's ranking, ``damage_of_other_list`` with their
+    intervals, nats per token, a the list's run and b the model's.
+    Pairs without the same places (other families, other sizes) are passed over. So are models that were trained from different
+    seeds: a unit of one is no unit of the other, and an address says nothing; one row counts them, and
+    :mod:`esa.arch.comparison.transfer` asks of their positions.
     """
     tables: dict[str, list[Row]] = {"positions/1": [], "comparison/1": []}
+    apart: list[tuple[str, str]] = []
     for a, b in combinations(runs, 2):
         if (a.fingerprint is not None and a.fingerprint == b.fingerprint) or not same_places(a.run, b.run):
+            continue
+        if trained_apart(a.run, b.run):
+            apart.append((a.label, b.label))
             continue
         for metric in options.metrics:
             rows, positions = _lists(a, b, metric, options)
             tables["positions/1"] += positions
             tables["comparison/1"] += rows + _damage(a, b, metric) + _damage(b, a, metric)
+    if apart:
+        about = " and ".join(apart[0]) if len(apart) == 1 else f"{len(apart)} pairs of runs"
+        tables["comparison/1"].append(compared(QUESTION, about, None, None, "jaccard", why=_APART))
     return Found(tables, adjust=frozenset({QUESTION}))
 
 
@@ -65,8 +76,10 @@ def _lists(a: Labelled, b: Labelled, metric: str, options: Options) -> tuple[lis
         }
         for (name, index), row in matched(one, two, shapes)
     ]  # fmt: skip
-    shared, size = len(set(one) & set(two)), int(tensors["numel"].sum())
-    units = ((len(one), len(two), size),)
+    shared = len(set(one) & set(two))
+    of_one, of_two = (Counter(name for name, _ in weights) for weights in (one, two))
+    sizes = dict(tensors.select("parameter", "numel").iter_rows())
+    units = tuple((of_one[name], of_two[name], sizes[name]) for name in sizes if of_one[name] or of_two[name])
     subject, common = f"top {len(one):,}", {"b": b.label, "num": len(one)}
     counts = {status: sum(row["status"] == status for row in positions) for status in STATUSES}
     entering = len(two) - shared
@@ -79,7 +92,7 @@ def _lists(a: Labelled, b: Labelled, metric: str, options: Options) -> tuple[lis
     rows = [
         compared(
             QUESTION, a.label, metric, subject, "jaccard", **common, value=shared / (len(one) + len(two) - shared),
-            expected=expected_jaccard(units), null="hypergeometric", p_value=p_value(units, shared),
+            expected=expected_jaccard(units), null="as many weights of each tensor at random", p_value=p_value(units, shared),
         ),
         compared(QUESTION, a.label, metric, subject, "num_stay", **common, value=counts["stays"]),
         compared(QUESTION, a.label, metric, subject, "num_move", **common, value=counts["moves"], **moved),
@@ -119,22 +132,6 @@ def matched(one: Sequence[Weight], two: Sequence[Weight], shapes: Shapes) -> lis
     gone = {"rank_b": None, "status": "vanishes", "moved_from": None}
     rows += [(weight, {"rank_a": ranks_one[weight], **gone}) for weight in leaving if weight not in taken]
     return rows
-
-
-def random_moves(
-    one: Sequence[Weight], two: Sequence[Weight], shapes: Shapes, times: int, draw: np.random.Generator
-) -> list[int]:
-    """Return how many weights move where each entering weight is drawn anew from its tensor, ``times`` times."""
-    known = set(one)
-    stay = [weight for weight in two if weight in known]
-    enter = [name for name, index in two if (name, index) not in known]
-    sizes = np.array([int(np.prod(shapes[name], dtype=np.int64)) for name in enter], dtype=np.int64)
-    found = []
-    for _ in range(times):
-        drawn = [(name, int(index)) for name, index in zip(enter, draw.integers(0, sizes), strict=True)]
-        fresh = [weight for weight in dict.fromkeys(drawn) if weight not in known]
-        found.append(sum(row["status"] == "moves" for _, row in matched(one, [*stay, *fresh], shapes)))
-    return found
 
 
 def _lines_of(weight: Weight, shapes: Shapes) -> list[Line]:

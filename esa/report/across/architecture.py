@@ -15,6 +15,7 @@ from esa.report.markdown import MISSING, bullets, code, escape, join, number, pe
 
 METRICS = 3  # that are drawn
 COMPONENTS = 3  # that a sentence names
+LEVEL = 0.05  # of a test that a sentence counts
 ROWS = 60  # of the table of parts; shares.csv has all
 _PARTS = ("attention", "mlp", "expert")
 ATTENTION, DEPTH = ("attention against MLP", "embedding and head"), ("depth",)
@@ -32,8 +33,9 @@ def architecture_parts(run: Gathered) -> list[str]:
     attention, depth = asked(run, *ATTENTION), asked(run, *DEPTH)
     if shares is None and attention.is_empty() and depth.is_empty():
         return []
-    parts = [bullets(lines) if (lines := density_sentences(shares)) else "No share of the score is known."]
-    if shares is not None and (rows := first_seeds(shares).filter(pl.col("by") == "part")).height:
+    parts = [bullets(lines) if (lines := density_sentences(shares, attention)) else "No share of the score is known."]
+    parts += models_table(run)
+    if shares is not None and (rows := _with_values(first_seeds(shares))).height:
         parts += ["### By part of the model", *_part_table(rows), _NOTE]
     for title, answers in (("Attention against MLP", attention), ("Depth", depth)):
         if found := answer_parts(answers):
@@ -41,13 +43,31 @@ def architecture_parts(run: Gathered) -> list[str]:
     return parts
 
 
+def models_table(run: Gathered) -> list[str]:
+    """Return which model each label stands for; nothing where the step did not record it."""
+    stated = run.manifests["arch"].get("models") if "arch" in run.manifests else None
+    if not isinstance(stated, list) or not stated:
+        return []
+    rows = [
+        [
+            code(str(one["label"])), escape(str(one["id"] or MISSING)), escape(str(one["family"] or MISSING)),
+            *(MISSING if one[name] is None else number(one[name]) for name in ("num_parameters", "num_blocks")),
+        ]
+        for one in stated
+    ]  # fmt: skip
+    return [table(["run", "model", "family", "weights", "blocks"], rows, "lllrr")]
+
+
 def first_seeds(frame: pl.DataFrame) -> pl.DataFrame:
     """Return the rows of the first score seed of every run and metric."""
     return frame.filter(pl.col("seed").eq_missing(pl.col("seed").first().over("label", "metric")))
 
 
-def density_sentences(shares: pl.DataFrame | None) -> list[str]:
-    """Return, per metric, which component is the densest in how many models, and how attention and MLP compare."""
+def density_sentences(shares: pl.DataFrame | None, tests: pl.DataFrame | None = None) -> list[str]:
+    """Return, per metric, which component is the densest in how many models, and how attention and MLP compare.
+
+    ``tests``: the rows of ``comparison/1`` that hold attention against the MLP within blocks, where there are any.
+    """
     if shares is None:
         return []
     lines = []
@@ -59,7 +79,7 @@ def density_sentences(shares: pl.DataFrame | None) -> list[str]:
         best = components.sort("density", descending=True, maintain_order=True).unique(
             "label", keep="first", maintain_order=True
         )
-        lines.append(_densest(metric, best) + _attention(part))
+        lines.append(_densest(metric, best) + _attention(part) + _tested(metric, tests))
     return lines
 
 
@@ -72,7 +92,8 @@ def _densest(metric: Any, best: pl.DataFrame) -> str:
         f" ({share_range(row['density'], number)} times the mean)"
         for row in rows[:COMPONENTS]
     ]
-    more = f", and {number(len(rows) - COMPONENTS)} others" if len(rows) > COMPONENTS else ""
+    left = len(rows) - COMPONENTS
+    more = f", and {'another' if left == 1 else f'{number(left)} others'} elsewhere" if left > 0 else ""
     return f"**By {code(metric, cell=False)} the densest component is {join(words)}{more}.**"
 
 
@@ -91,6 +112,22 @@ def _attention(rows: pl.DataFrame) -> str:
         return ""
     denser = int((wide["a"] > wide["m"]).sum())
     return f" Attention is denser than the MLP in {number(denser)} of {number(wide.height)}."
+
+
+def _with_values(shares: pl.DataFrame) -> pl.DataFrame:
+    """Return the parts of which anything is known: those that no score reaches and nothing tried have rows of nulls."""
+    known = pl.any_horizontal(pl.col("weight_share", "score_share", "num_tested", "joint_damage").is_not_null())
+    return shares.filter((pl.col("by") == "part") & known)
+
+
+def _tested(metric: Any, tests: pl.DataFrame | None) -> str:
+    """Return in how many of the models the two differ by the test within blocks; empty where nothing was tested."""
+    if tests is None:
+        return ""
+    mine = tests.filter((pl.col("metric") == metric) & pl.col("p_value").is_not_null())
+    p = mine.select(pl.coalesce("p_adjusted", "p_value")).to_series()
+    count = f"{number(int((p <= LEVEL).sum()))} of {number(mine.height)}"
+    return f" By the test within blocks they differ in {count} (adjusted p at most {LEVEL:g})." if mine.height else ""
 
 
 def _part_table(rows: pl.DataFrame) -> list[str]:

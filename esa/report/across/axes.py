@@ -42,6 +42,8 @@ def value_axis(low: float, high: float, title: str | None, *, log: bool, **axis:
         plain = {"tickCount": 5} if _PLAIN[0] <= most < _PLAIN[1] else {"tickCount": 5, "format": written}
         return {"title": title, "scale": alt.Scale(**kind, zero=False), "axis": alt.Axis(**{**plain, **axis})}
     ticks = log_ticks(low, high, 5)
+    if len(ticks) < _FEWEST and high > 10 * low:  # a decade or two: round steps would crowd its upper end
+        ticks = log_ticks(low, high, 9)
     if len(ticks) >= _FEWEST:
         shown = {"values": ticks, "labelExpr": axis_labels(ticks)}
     else:

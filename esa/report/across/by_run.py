@@ -71,8 +71,9 @@ def truths(pairs: Pairs) -> list[str]:
     first = [(name, rows["metric"][0]) for name, rows in found]
     best = [f"{code(name, cell=False)}: {code(metric, cell=False)}" for name, metric in first]
     same = len({metric for _, metric in first}) == 1
+    where = "the one run" if len(first) == 1 else f"all {number(len(first))} runs"
     text = (
-        f"**{code(first[0][1], cell=False)} agrees best with measured damage in all {number(len(first))} runs that measured it.**"
+        f"**{code(first[0][1], cell=False)} agrees best with measured damage in {where} that measured it.**"
         if same
         else f"**The metric that agrees best with measured damage differs between runs: {join(best)}.**"
     )

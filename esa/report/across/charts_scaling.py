@@ -94,6 +94,8 @@ def _look(points: pl.DataFrame, shapes: str) -> dict[str, Any]:
 
 def _band(drawn: Drawn, x: alt.X, y: dict[str, Any], floor: float) -> list[alt.Chart]:
     band = drawn.band.drop_nulls("y").sort("x")
+    if drawn.log:  # a logarithmic axis mirrors what is below zero instead of leaving it out
+        band = band.filter(pl.col("y") > 0)
     if band.is_empty():
         return []
     largest = float(drawn.points["x"].max())  # type: ignore[arg-type]

@@ -28,8 +28,11 @@ def checkpoint_parts(run: Gathered) -> list[str]:
 
 def appearance_sentences(run: Gathered) -> list[str]:
     """Return, per training run, metric and K, how many of the last top K are there since when; the first score seed."""
-    emergence = run.table("scale", "emergence/1")
-    return [] if emergence is None else [_when(row, part) for row, part in _series(_first_seeds(emergence))]
+    emergence, trajectory = run.table("scale", "emergence/1"), run.table("scale", "trajectory/1")
+    if emergence is None:
+        return []
+    ends = {} if trajectory is None else dict(trajectory.group_by("model").agg(pl.col("step").max()).iter_rows())
+    return [_when(row, part, ends.get(row["model"])) for row, part in _series(_first_seeds(emergence))]
 
 
 _NOTE = (
@@ -49,21 +52,33 @@ def _series(frame: pl.DataFrame) -> Iterator[tuple[dict[str, Any], pl.DataFrame]
         yield dict(zip(_OF, key, strict=True)), part
 
 
-def _when(row: dict[str, Any], part: pl.DataFrame) -> str:
-    """Return in a sentence how many of the last top K are there to stay, from when on, and how many left."""
+def _when(row: dict[str, Any], part: pl.DataFrame, end: int | None) -> str:
+    """Return in a sentence how many of the last top K are there to stay, from when on, and how many left.
+
+    ``end``: the step of the last checkpoint, where being in the list is no staying.
+    """
     last = part.drop_nulls("final_rank")
     always = int((last["num_in_top"] == last["num_checkpoints"]).sum())
     what = f"the last top {number(row['k'])} by {code(row['metric'], cell=False)} of {code(row['model'], cell=False)}"
     every = f"all {number(part['num_checkpoints'].max())} checkpoints"  # type: ignore[arg-type]
-    text = f"**Of {what} {number(always)} are in it at {every}.**"
+    text = f"**Of {what} {number(always)} {'is' if always == 1 else 'are'} in it at {every}.**"
     known = last["stays_from"].drop_nulls().sort()
-    if known.len():
+    if known.len() and known[-1] == end:
+        before = known.filter(known < end)
+        text += f" {number(before.len()) if before.len() else 'None'} of {number(known.len())} stay from an earlier checkpoint on"
+        if before.len() >= known.len() / 2:
+            text += f", half of the list from step {number(known[(known.len() - 1) // 2])}"
+        text += f"; the last is step {number(end)}."
+    elif known.len():
         half = known[(known.len() - 1) // 2]
         text += f" Half of the list stays from step {number(half)} on," if half < known[-1] else ""
         text += f" {'all of it' if half < known[-1] else 'All of the list stays'} from step {number(known[-1])}"
         text += "." if half < known[-1] else " on."
     gone = part.height - last.height
-    left = f" {number(gone)} more that are listed were in it once and are not in the last."
+    left = (
+        " 1 more weight was in it once and is" if gone == 1 else f" {number(gone)} more weights were in it once and are"
+    )
+    left += " not in the last."
     return text + (left if gone else "")
 
 

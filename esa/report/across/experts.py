@@ -60,7 +60,7 @@ def _sentences(experts: pl.DataFrame) -> list[str]:
         )
         text += f", {percent(most['usage'])} of the tokens)." if most["usage"] is not None else ")."
         unused = int((known["usage"] == 0).sum())
-        lines.append(text + (f" {number(unused)} experts got no token." if unused else ""))
+        lines.append(text + (f" {number(unused)} expert{'' if unused == 1 else 's'} got no token." if unused else ""))
     return lines
 
 

@@ -9,7 +9,7 @@ import polars as pl
 
 from esa.artifact.gather import Gathered
 from esa.report.across.charts_scaling import Drawn, law_chart
-from esa.report.across.scaling import OVER, QUANTITIES, first_targets, size
+from esa.report.across.scaling import BOUNDS, OVER, QUANTITIES, beyond, first_targets, size, standing_law
 from esa.report.evidence.claims import ends
 from esa.report.figures import Figure, slug
 from esa.report.markdown import escape, number
@@ -68,8 +68,12 @@ def law_points(row: dict[str, Any], points: pl.DataFrame, bands: pl.DataFrame | 
     mine = mine.filter(pl.col(column) > 0, *([pl.col("value") > 0] if log else []))
     if mine.height < 2:
         return None
+    standing = standing_law(row) is not None
     band = _band(row, bands)
     law = interpolated(band, mine[column].to_list(), log=log)
+    if not standing:  # what does not stand is not drawn out to sizes that nobody measured
+        band = _cut(band, float(mine[column].max()), log=log)  # type: ignore[arg-type]
+    band = _possible(band, row["quantity"])
     residuals = [_residual(y, at, log=log) for y, at in zip(mine["value"].to_list(), law, strict=True)]
     shapes, look = _shapes(mine)
     shown = mine.select(
@@ -80,7 +84,13 @@ def law_points(row: dict[str, Any], points: pl.DataFrame, bands: pl.DataFrame | 
     )  # fmt: skip
     what = "step of training" if column == "step" else OVER.get(row["over"], row["over"]).removeprefix("the ")
     name = QUANTITIES.get(row["quantity"], row["quantity"].replace("_", " "))
-    fitted = f"{row['law'].replace('_', ' ')} law, R2 {int(100 * max(0.0, row['r2'] or 0.0)) / 100:.2f}"  # cut, as in verdicts
+    fitted = (
+        f"{row['law'].replace('_', ' ')} law"
+        if standing
+        else f"no law stands; the best is {row['law'].replace('_', ' ')}"
+    )
+    if row["r2"] is not None:
+        fitted += f", R2 {int(100 * max(0.0, row['r2'])) / 100:.2f}"  # cut, as in verdicts
     where = ", ".join(word for word in (row["subject"], row["model"]) if word)
     y_title = _SHORT.get(row["quantity"], name)
     return Drawn(
@@ -102,6 +112,22 @@ def _band(row: dict[str, Any], bands: pl.DataFrame | None) -> pl.DataFrame:
     texts = ("over", "model", "quantity", "subject", "law")
     same = [pl.col(name).eq_missing(pl.lit(row[name], pl.String)) for name in texts]
     return bands.filter(*same).select(*schema).sort("x")
+
+
+def _cut(band: pl.DataFrame, largest: float, *, log: bool) -> pl.DataFrame:
+    """Return a band up to the largest model, its last point there."""
+    ends_ = {
+        name: interpolated(band.select("x", pl.col(name).alias("y")), [largest], log=log)
+        for name in ("y", "low", "high")
+    }
+    last = pl.DataFrame({"x": [largest], **ends_}, schema=band.schema)
+    return pl.concat([band.filter(pl.col("x") < largest), last])
+
+
+def _possible(band: pl.DataFrame, quantity: str) -> pl.DataFrame:
+    """Return a band as far as its law says what the quantity can be, the ends of its intervals cut there."""
+    low, high = BOUNDS.get(quantity, (-math.inf, math.inf))
+    return band.filter(pl.col("y").is_between(low, high)).with_columns(pl.col("low", "high").clip(low, high))
 
 
 def interpolated(band: pl.DataFrame, xs: list[float], *, log: bool) -> list[float | None]:
@@ -145,10 +171,11 @@ def _caption(row: dict[str, Any], drawn: Drawn) -> str:
     text += f", all of family {escape(families[0])}" if len(families) == 1 else ", a colour per family"
     text += f", a shape per {drawn.shapes}" if drawn.shapes else ""
     if drawn.band.height:
-        text += ". Line: the law, dashed beyond what was measured; grey: its bootstrap band"
+        text += ". Line: the law" + (", dashed beyond what was measured" if standing_law(row) is not None else "")
+        text += "; grey: its bootstrap band"
         below = "ln of value over law" if drawn.log else "value less law"
         text += f". Below: residuals, {below}"
     if row["target"] is not None and row["predicted"] is not None:
         interval = ends(row["predicted"], row["predicted_low"], row["predicted_high"])
-        text += f". At {size(row['target'])}: {interval}"
+        text += f". At {size(row['target'])}: {interval}{beyond(row)}"
     return f"{text}. Verdict: {escape(row['verdict'])}." if row["verdict"] else f"{text}."

@@ -11,6 +11,7 @@ from esa.report.evidence.claims import ends
 from esa.report.figures import Figure, slug
 from esa.report.markdown import MISSING, bullets, code, escape, number, percent, table
 
+SENTENCES = 4  # effects that have one each; of more, a sentence on all of them and one on the largest
 FIGURES = 4  # subjects that are drawn
 _POOLED = "pooled"
 _NOTE = (
@@ -25,7 +26,7 @@ def meta_parts(run: Gathered) -> list[str]:
     effects, pooled = run.table("scale", "effects/1"), run.table("scale", "meta/1")
     if effects is None and pooled is None:
         return []
-    lines = pooled_sentences(run)
+    lines = pooled_findings(run, SENTENCES)
     parts = [bullets(lines) if lines else "No effect could be pooled."]
     if pooled is not None:
         parts += ["### Pooled", _pooled_table(pooled)]
@@ -38,6 +39,23 @@ def pooled_sentences(run: Gathered) -> list[str]:
     """Return the pooled effect of every subject in a sentence or two."""
     pooled = run.table("scale", "meta/1")
     return [] if pooled is None else [_pooled_sentence(row) for row in pooled.iter_rows(named=True)]
+
+
+def pooled_findings(run: Gathered, most: int) -> list[str]:
+    """Return the pooled effects as findings: each where they are few, else how many are told from zero, and the largest."""
+    pooled = run.table("scale", "meta/1")
+    if pooled is None:
+        return []
+    rows = [row for row in pooled.to_dicts() if row["mean"] is not None]
+    if pooled.height <= most or not rows:
+        return pooled_sentences(run)[:most]
+    above = [row for row in rows if row["low"] is not None and row["low"] > 0]
+    below = [row for row in rows if row["high"] is not None and row["high"] < 0]
+    text = f"**Of {number(len(rows))} pooled effects of top against random weights {number(len(above))} are above zero,"
+    text += f" {number(len(below))} below, and {number(len(rows) - len(above) - len(below))} not told from it**"
+    text += " (95 % intervals, each by itself)."
+    largest = max(above, key=lambda row: float(row["mean"]), default=None)
+    return [text] if largest is None else [text, _pooled_sentence(largest)]
 
 
 def _pooled_sentence(row: dict[str, Any]) -> str:
@@ -104,6 +122,12 @@ def figures(run: Gathered) -> Iterator[Figure]:
     if effects is None:
         return
     known = effects.filter(pl.col("excluded").is_null() & pl.col("effect").is_not_null())
+    if pooled is not None:  # the largest effects first: of many subjects the first ones are those of one metric
+        order = pooled.sort("mean", descending=True, nulls_last=True, maintain_order=True)["subject"].to_list()
+        place = pl.col("subject").replace_strict(
+            order, list(range(len(order))), default=len(order), return_dtype=pl.Int64
+        )
+        known = known.sort(place, maintain_order=True)
     for count, ((subject,), part) in enumerate(known.group_by(["subject"], maintain_order=True)):
         if count >= FIGURES:
             return

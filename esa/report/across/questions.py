@@ -70,7 +70,7 @@ def refusals(rows: pl.DataFrame) -> list[str]:
     found: dict[tuple[str, str], list[str]] = {}
     for row in lacking.iter_rows(named=True):
         of = " against ".join(code(name, cell=False) for name in (row["a"], row["b"]) if name)
-        what = str(row["quantity"]).replace("_", " ")
+        what = str(row["quantity"]).replace("_", " ") + (f" ({row['subject']})" if row["subject"] else "")
         found.setdefault((row["why"], what), []).append(of)
     return [
         f"No {escape(what)}{f' of {join(list(dict.fromkeys(of)))}' if any(of) else ''}: {escape(why)}"

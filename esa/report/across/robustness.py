@@ -43,10 +43,19 @@ def _order(rows: pl.DataFrame) -> str:
         return ""
     first, last = known.row(0, named=True), known.row(-1, named=True)
     what = f"the top {number(first['k'])} by {code(first['metric'], cell=False)} under {escape(first['method'])}"
-    text = f"**Losing {what} costs {code(first['label'], cell=False)} least and {code(last['label'], cell=False)} most:"
-    text += f" {number(first['damage'])} and {number(last['damage'])} nats per token.**"
-    sure = known.filter(pl.col("rank_low").is_not_null() & (pl.col("rank_low") == pl.col("rank_high")))
-    return text + f" Of {number(known.height)} models {number(sure.height)} have a rank that is certain."
+    least, most = (
+        f"{code(row['label'], cell=False)} ({number(row['damage'])} nats per token)" for row in (first, last)
+    )
+    if first["rank_high"] is None or last["rank_low"] is None:
+        return f"Losing {what} costs {least} least and {most} most; no interval of their ranks is known."
+    if first["rank_high"] >= last["rank_low"]:
+        text = f"**Which model loses least with {what} is not settled: the intervals of the ranks overlap**"
+        return f"{text}, from {least} to {most}."
+    sure = known.filter(pl.col("rank_low") == pl.col("rank_high"))
+    text = f"**Losing {what} costs {least} least and {most} most.**"
+    return (
+        text + f" The interval of the rank is a single rank for {number(sure.height)} of {number(known.height)} models."
+    )
 
 
 def once(rows: pl.DataFrame) -> pl.DataFrame:
@@ -88,14 +97,14 @@ def figures(run: Gathered) -> Iterator[Figure]:
         data = part.with_columns(pl.col("on_front").fill_null(False))
         front = data.filter(pl.col("on_front"))["name"].to_list()
         what = " ".join(str(word) for word in (task, measure) if word)
-        title = f"{what} against robustness"
+        title = f"{what} against robustness: {metric}, {method}, k = {number(k)}"
         caption = f"Damage of the top {number(k)} by {code(metric, cell=False)} under {escape(method)}."
         less = less_is_better(str(measure))
         caption += " The axis of the task is turned round: less is better." if less else ""
         caption += f" On the front: {join([code(name, cell=False) for name in front])}." if front else ""
         chart = pareto_chart(data, str(measure or task), title, less=less)
         yield Figure(
-            f"pareto_{slug(f'{what}_{metric}_{method}_{k}')}",
+            f"pareto_{slug(f'{metric}_{method}_{k}_{what}')}",
             "robustness",
             chart,
             part,

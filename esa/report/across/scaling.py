@@ -1,5 +1,6 @@
 """Scaling on the page: what the laws say in words and in a table, covariates, and who was left out."""
 
+import math
 from typing import Any
 
 import polars as pl
@@ -24,6 +25,11 @@ QUANTITIES = {
     "final_jaccard": "Jaccard with the last checkpoint",
     "consecutive_jaccard": "Jaccard with the checkpoint before",
 }
+# what a quantity cannot be under and over, whatever a law says of sizes that nobody measured
+BOUNDS = {
+    "half_share": (0.0, 1.0), "top_to_median": (1.0, math.inf),
+    **dict.fromkeys(("seed_jaccard", "final_jaccard", "consecutive_jaccard"), (0.0, 1.0)),
+}  # fmt: skip
 OVER = {
     "parameters": "the number of weights",
     "active": "the number of active weights",
@@ -34,7 +40,7 @@ _NOTE = (
     "Law: the one that AICc prefers, its weight that among the laws tried. Exponent: of the power law. LOMO error: root mean"
     " square error of predicting each model from the others, in the response that was fitted (logarithms where every value is"
     " above zero). Intervals: bootstrap over models, and over runs and seeds within. Changepoint: segmented regression with a"
-    " permutation p, adjusted over the table."
+    " permutation p, adjusted over the table. Each verdict holds its law by itself, unadjusted for their number."
 )
 
 
@@ -73,7 +79,8 @@ def law_sentences(laws: pl.DataFrame) -> list[str]:
     span = number(counts[0]) if len(counts) == 1 else f"{number(counts[0])} to {number(counts[-1])}"
     text += f" Fitted to {span} {noun}"
     few = sum("indicative" in str(row["flags"] or "") for row in tried)
-    what = "all of it is" if few == len(tried) else f"{number(few)} of them {'is' if few == 1 else 'are'}"
+    verb = "is" if few == 1 else "are"
+    what = "all of it is" if few == len(tried) else f"{number(few)} of the {number(len(tried))} fits {verb}"
     text += f"; {what} indicative, from fewer than six." if few else "."
     if lacking := len(rows) - len(tried):
         text += f" {number(lacking)} more could not be fitted."
@@ -143,7 +150,15 @@ def _flags(row: dict[str, Any]) -> str:
 def _target(row: dict[str, Any]) -> str:
     if row["target"] is None or row["predicted"] is None:
         return MISSING
-    return f"{size(row['target'])}: {ends(row['predicted'], row['predicted_low'], row['predicted_high'])}"
+    return f"{size(row['target'])}: {ends(row['predicted'], row['predicted_low'], row['predicted_high'])}{beyond(row)}"
+
+
+def beyond(row: dict[str, Any]) -> str:
+    """Say that a law predicts what its quantity cannot be: that it does not reach as far as the target."""
+    low, high = BOUNDS.get(row["quantity"], (-math.inf, math.inf))
+    if low <= row["predicted"] <= high:
+        return ""
+    return f" (the law does not reach there: it cannot be {'under' if row['predicted'] < low else 'over'} 1)"
 
 
 def _changepoint(row: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from esa.artifact.gather import Gathered
 from esa.report.across import architecture, checkpoints, experts, families, law_figures, meta, robustness, scaling
-from esa.report.across.questions import answer_parts, others
+from esa.report.across.questions import answer_parts, asked, others
 from esa.report.figures import Figure
 
 # questions of comparison/1 that have a section of their own; another one is listed under Further comparisons
@@ -55,5 +55,5 @@ def across_findings(run: Gathered) -> list[str]:
     """Return what the sections say first, in a sentence or two each: the finding of a page without a model of its own."""
     laws, shares = run.table("scale", "laws/1"), run.table("arch", "shares/1")
     found = scaling.law_sentences(laws) if laws is not None else []
-    found += checkpoints.appearance_sentences(run)[:FINDINGS] + meta.pooled_sentences(run)[:FINDINGS]
-    return found + architecture.density_sentences(shares)[:FINDINGS]
+    found += checkpoints.appearance_sentences(run)[:FINDINGS] + meta.pooled_findings(run, FINDINGS)
+    return found + architecture.density_sentences(shares, asked(run, *architecture.ATTENTION))[:FINDINGS]

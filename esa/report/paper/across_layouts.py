@@ -24,6 +24,27 @@ def _compared(*, known: bool) -> Callable[[Gathered], pl.DataFrame | None]:
     return rows
 
 
+def _preferred(run: Gathered) -> pl.DataFrame | None:
+    """Return the parameters of the law that was preferred for each quantity; of a quantity without one all that there are."""
+    fits, laws = run.table("scale", "fits/1"), run.table("scale", "laws/1")
+    if fits is None or laws is None:
+        return fits
+    of = pl.concat_str("quantity", "subject", separator=": ", ignore_nulls=True).alias("quantity")
+    best = laws.drop_nulls("law").select(of, pl.col("law").alias("model")).unique(maintain_order=True)
+    known = pl.col("quantity").is_in(best["quantity"].to_list())
+    chosen = fits.join(best, on=["quantity", "model"], how="semi", maintain_order="left")
+    return pl.concat([chosen, fits.filter(~known)])
+
+
+def _within_reach(run: Gathered) -> pl.DataFrame | None:
+    """Return the laws without the predictions that their quantities cannot take."""
+    laws = run.table("scale", "laws/1")
+    if laws is None:
+        return None
+    beyond = pl.col("flags").fill_null("").str.split(",").list.contains("out_of_range")
+    return laws.with_columns(pl.when(~beyond).then(pl.col("^predicted.*$")).name.keep())
+
+
 ACROSS: tuple[Layout, ...] = (
     Layout(
         "laws", "Laws across models", "scale", "laws/1",
@@ -36,7 +57,8 @@ ACROSS: tuple[Layout, ...] = (
             estimate("changepoint", "changepoint", "changepoint", "changepoint_low", "changepoint_high"),
             number("changepoint_p", "p of it", "changepoint p"),
         ),
-        "Law: the best by AICc, with its weight; prediction error: root mean square, each model left out in turn.",
+        "Law: the best by AICc, with its weight; prediction error: root mean square, each model left out in turn. No prediction"
+        " stands where the law says what the quantity cannot be.", rows=_within_reach,
     ),
     Layout(
         "verdicts", "What the laws come to", "scale", "laws/1",
@@ -45,11 +67,12 @@ ACROSS: tuple[Layout, ...] = (
     ),
     Layout(
         "fits", "Parameters of the laws", "scale", "fits/1",
-        (Key("quantity", "quantity"), _MODEL, Key("parameter", "parameter")),
+        (Key("quantity", "quantity"), Key("model", "law"), Key("parameter", "parameter")),
         (
             estimate("value", "value", "", "low", "high"), number("r2", "R2"), number("aicc", "AICc"),
             number("weight", "weight"), number("num_points", "points"),
         ),
+        "Of the law that was preferred for each quantity; fits.csv has every one that was tried.", rows=_preferred,
     ),
     Layout(
         "covariates", "What else the damage depends on", "scale", "covariates/1",

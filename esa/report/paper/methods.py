@@ -223,6 +223,8 @@ def _evaluation(run: Gathered) -> Iterator[Sentence]:
     if floor is not None:
         value = fact(run, "perturb", ["noise floor"], number(float(floor)), "noise floor, nats per token")
         words = "; a smaller change is not told from rounding."
+        if not float(floor):
+            words = ": rewriting low-score weights to the adjacent representable number changed no loss."
         yield Sentence("noise floor", ("The noise floor is ", value, " nats per token", words))
     tasks = section(run, "eval", "eval").get("tasks") if "eval" in run.folders else None
     names = [str(one) for one in tasks or []]
@@ -244,19 +246,18 @@ def _checks(run: Gathered) -> Iterator[Sentence]:
 def _machine(run: Gathered) -> Iterator[Sentence]:
     if not run.manifests:
         return
-    step, manifest = next(iter(run.manifests.items()))
-    hardware = manifest.get("hardware") or {}
     models = [one["model"] for one in run.manifests.values() if isinstance(one.get("model"), dict)]
     graphics = list(dict.fromkeys(str(one["accelerator"]) for one in models if one.get("accelerator")))
     pieces: list[Piece] = []
     if graphics:
-        pieces += [fact(run, step, ["accelerator"], join([escape(one) for one in graphics]), "accelerator"), " and "]
-    if hardware.get("cores") is not None:
-        cores = fact(run, step, ["cores"], number(hardware["cores"]), "processor cores")
-        pieces += [cores, " cores"]
-        named = [str(hardware[key]) for key in ("machine", "system") if hardware.get(key)]
+        pieces.append(_of_all(run, ["accelerator"], [escape(one) for one in graphics], "accelerator"))
+    known = [one["hardware"] for one in run.manifests.values() if (one.get("hardware") or {}).get("cores") is not None]
+    if known:
+        cores = _of_all(run, ["cores"], [number(one["cores"]) for one in known], "processor cores")
+        pieces += [*([" and "] if pieces else []), cores, " cores"]
+        named = [escape(", ".join(words)) for one in known if (words := _words(one))]
         if named:
-            pieces += [" (", fact(run, step, ["machine"], escape(", ".join(named)), "machine and system"), ")"]
+            pieces += [" (", _of_all(run, ["machine"], named, "machine and system"), ")"]
     if pieces:
         yield Sentence("machine", ("The steps ran on ", *pieces, "."))
 
@@ -268,24 +269,32 @@ def spent(runs: Sequence[tuple[str, Gathered]], macros: Macros) -> str:
     if not seconds:
         return ""
     source = f"manifests of {len(seconds)} steps"
-    total = macros.add(["seconds"], number(round(sum(seconds))), "seconds of all steps together", source)
+    shown = number(round(sum(seconds)) if sum(seconds) >= 10 else float(sum(seconds)))
+    total = macros.add(["seconds"], shown, "seconds of all steps together", source)
     return f"Together they took {total} seconds."
+
+
+def _of_all(run: Gathered, words: Sequence[str], values: Sequence[str], what: str) -> Fact:
+    """Return a fact that every step states, each different value once; ``values`` are LaTeX."""
+    manifests = [f"{one['step']}-{one['run']}" for one in run.manifests.values()]
+    source = f"manifest{'' if len(manifests) == 1 else 's'} of {', '.join(manifests)}"
+    return Fact(tuple(words), join(list(dict.fromkeys(values))), what, source)
+
+
+def _words(hardware: Mapping[str, Any]) -> list[str]:
+    return [str(hardware[key]) for key in ("machine", "system") if hardware.get(key)]
 
 
 def _software(run: Gathered) -> Iterator[Sentence]:
     if not run.manifests:
         return
-    step, manifest = next(iter(run.manifests.items()))
-    packages = manifest.get("packages") or {}
-    known = {"esa": manifest.get("esa"), "Python": manifest.get("python")}
-    known |= {name: packages.get(name) for name in ("torch", "transformers")}
+    manifests = run.manifests.values()
+    known = {"esa": [one.get("esa") for one in manifests], "Python": [one.get("python") for one in manifests]}
+    known |= {name: [(one.get("packages") or {}).get(name) for one in manifests] for name in ("torch", "transformers")}
     each: list[Piece] = []
-    for name, version in known.items():
-        if version:
-            each += [
-                ", " if each else "",
-                f"{name} ",
-                fact(run, step, ["version", name], escape(version), f"version of {name}"),
-            ]
+    for name, versions in known.items():
+        if found := [escape(one) for one in versions if one]:
+            shown = _of_all(run, ["version", name], found, f"version of {name}")
+            each += [", " if each else "", f"{name} ", shown]
     if each:
         yield Sentence("software", ("The software was ", *each, "."))

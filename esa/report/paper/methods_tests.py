@@ -126,7 +126,7 @@ def _laws(run: Gathered) -> Iterator[Sentence]:
         most = int(laws["num_models"].max())  # type: ignore[arg-type]
         count = _fact(run, "scale", ["law models"], most, "models that laws were fitted to, at most")
         names = [] if fits is None else fits["model"].unique(maintain_order=True).drop_nulls().to_list()
-        which = f" ({join([escape(name) for name in names])})" if names else ""
+        which = f" ({join([escape(name.replace('_', ' ')) for name in names])})" if names else ""
         yield Sentence(
             "laws",
             (

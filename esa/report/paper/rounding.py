@@ -52,9 +52,12 @@ def spread(mean: float | None, low: float | None, high: float | None) -> str:
 def with_interval(value: float | None, low: float | None, high: float | None) -> str:
     """Return ``1.73 [1.38, 2.13]``: all three rounded at the second significant digit of ``high - low``.
 
-    Where they are large or small, they share a power of ten. Without both ends, or with equal ones, it is :func:`number`.
+    Where they are large or small, they share a power of ten. Without both ends, or with equal ones, it is :func:`number`;
+    so is each of the three where they are of one sign and so far apart that one would be rounded to zero.
     """
     shown = rounded(value, low, high)
+    if shown is None and _apart(value, low, high):
+        return f"{number(value)} [{number(low)}, {number(high)}]"
     if shown is None:
         return number(value)
     (mid, bottom, top), power = shown
@@ -80,6 +83,8 @@ def rounded(
         return None
     width = _power(high - low, _DIGITS)
     place = width - _DIGITS + 1
+    if _apart(value, low, high):
+        return None
     power = max((_power(one) for one in (value, low, high) if one), default=width)
     if _PLAIN[0] <= power < _PLAIN[1]:
         return (_sign(_fixed(value, place)), _sign(_fixed(low, place)), _sign(_fixed(high, place))), None
@@ -89,6 +94,21 @@ def rounded(
         _sign(_fixed(low, place, power)),
         _sign(_fixed(high, place, power)),
     ), power
+
+
+def _apart(value: float | None, low: float | None, high: float | None) -> bool:
+    """Tell whether an interval beside zero is so wide that its value or the end near zero would read as zero."""
+    if (
+        value is None
+        or low is None
+        or high is None
+        or not low * high > 0
+        or not math.isfinite(high - low)
+        or high <= low
+    ):
+        return False
+    half = 0.5 * 10.0 ** (_power(high - low, _DIGITS) - _DIGITS + 1)
+    return min(abs(one) for one in (low, high, value or low)) <= half
 
 
 def _power(value: float, digits: int = _SIGNIFICANT) -> int:

@@ -95,6 +95,7 @@ def _every(runs: Sequence[tuple[str, Gathered]], judged: Sequence[Judged], macro
             for label, run in runs
             if (frame := layout.frame(run)) is not None
             for row in frame.iter_rows(named=True)
+            if any(row[value.column] is not None for value in layout.values)
         ]
         yield from _tables(layout, rows, macros, several=len(runs) > 1)
     if judged:
@@ -115,8 +116,6 @@ def _tables(layout: Layout, rows: list[Row], macros: Macros, *, several: bool) -
     for row in rows:
         _define(layout, keys if of_several else layout.keys, row, macros)
     for words, group in _groups(layout, rows):
-        if all(row[value.column] is None for row in group for value in layout.values):
-            continue
         parts = [group[start : start + ROWS] for start in range(0, len(group), ROWS)]
         for count, part in enumerate(parts, start=1):
             name = "_".join([layout.name, *words, *([str(count)] if count > 1 else [])])

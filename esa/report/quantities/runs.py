@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import polars as pl
 
@@ -93,19 +93,21 @@ def _nll(run: Gathered) -> dict[tuple[str, int], float]:
 def scaling_r2(runs: Runs, wanted: Options) -> list[tuple[str, Answer]]:
     """Return R2 of the line of log damage against log number of weights, over models of different size.
 
-    Damage: the estimate of the claim ``hurts`` (nats per token) of one subject that all runs have; models of one size are
-    averaged in the logarithm.
+    Damage: the estimate of the claim ``hurts`` (nats per token) of one subject that all runs have; of a scale step the points
+    ``damage_top_k`` of the models in its fits, the largest K of each metric and method. Models of one size are averaged in
+    the logarithm; those whose damage is not above zero have none, and are counted in words.
     """
     found: list[tuple[str, Answer]] = []
-    for metric, points in _sizes(runs, wanted).items():
-        if isinstance(points, Needs):
-            found.append((metric, points))
+    for metric, sizes in _sizes(runs, wanted).items():
+        if isinstance(sizes, Needs):
+            found.append((metric, sizes))
             continue
+        points, left = sizes
         slope, intercept = _line(points)
         rest = sum((y - intercept - slope * x) ** 2 for x, y in points)
         mean = sum(y for _, y in points) / len(points)
         total = sum((y - mean) ** 2 for _, y in points)
-        why = f"damage grows as the number of weights to the power {number(slope)}, {number(len(points))} sizes"
+        why = f"damage goes as the number of weights to the power {number(slope)}, {number(len(points))} sizes{left}"
         found.append((metric, Found(1 - rest / total, why) if total else Needs("damage that differs between sizes")))
     return found
 
@@ -116,38 +118,66 @@ def prediction_error(runs: Runs, wanted: Options) -> list[tuple[str, Answer]]:
     ``|predicted / measured - 1|``, predicted by the line of :func:`scaling_r2` through all but the largest size.
     """
     found: list[tuple[str, Answer]] = []
-    for metric, points in _sizes(runs, wanted).items():
-        if isinstance(points, Needs):
-            found.append((metric, points))
+    for metric, sizes in _sizes(runs, wanted).items():
+        if isinstance(sizes, Needs):
+            found.append((metric, sizes))
             continue
-        *smaller, (size, measured) = points
+        (*smaller, (size, measured)), left = sizes
         slope, intercept = _line(smaller)
         predicted = intercept + slope * size
         why = (
             f"{number(round(math.exp(size)))} weights: predicted {number(math.exp(predicted))} nats per token from"
-            f" {number(len(smaller))} smaller sizes, measured {number(math.exp(measured))}"
+            f" {number(len(smaller))} smaller sizes, measured {number(math.exp(measured))}{left}"
         )
         found.append((metric, Found(abs(math.expm1(predicted - measured)), why)))
     return found
 
 
-def _sizes(runs: Runs, wanted: Options) -> dict[str, list[tuple[float, float]] | Needs]:
-    """Return by subject the log sizes and log damages in ascending order, or what they need."""
+def _sizes(runs: Runs, wanted: Options) -> dict[str, tuple[list[tuple[float, float]], str] | Needs]:
+    """Return by subject the log sizes and log damages in ascending order and who is left out, or what they need."""
     measured: dict[str, dict[float, list[float]]] = {}
+    left: dict[str, int] = {}
     for _, run in runs:
-        for one in subjects(run, wanted):
-            row = of_claim(run, "hurts", one)
-            size = run.num_parameters
-            if row is not None and size and row["estimate"] is not None and row["estimate"] > 0:
-                measured.setdefault(str(one), {}).setdefault(math.log(size), []).append(math.log(row["estimate"]))
+        for name, size, damage in (*_claimed(run, wanted), *_followed(run, wanted)):
+            if damage > 0:
+                measured.setdefault(name, {}).setdefault(math.log(size), []).append(math.log(damage))
+            else:
+                left[name] = left.get(name, 0) + 1
     most = max((len(sizes) for sizes in measured.values()), default=0)
     if most < FEWEST_SIZES:
         return {"": Needs(f"{FEWEST_SIZES} models of different size whose top weights do harm, has {number(most)}")}
     return {
-        name: sorted((size, sum(some) / len(some)) for size, some in sizes.items())
+        name: (
+            sorted((size, sum(some) / len(some)) for size, some in sizes.items()),
+            f"; {number(left[name])} without damage above zero left out" if name in left else "",
+        )
         for name, sizes in measured.items()
         if len(sizes) >= FEWEST_SIZES
     }
+
+
+def _claimed(run: Gathered, wanted: Options) -> Iterator[tuple[str, int, float]]:
+    """Yield subject, number of weights and damage of what a run's tests claim."""
+    for one in subjects(run, wanted):
+        row, size = of_claim(run, "hurts", one), run.num_parameters
+        if row is not None and size and row["estimate"] is not None:
+            yield str(one), size, row["estimate"]
+
+
+def _followed(run: Gathered, wanted: Options) -> Iterator[tuple[str, int, float]]:
+    """Yield subject, number of weights and damage of the models that a scale step fitted laws to."""
+    points = run.table("scale", "points/1")
+    if points is None:
+        return
+    known = points.filter((pl.col("quantity") == "damage_top_k") & pl.col("excluded").is_null())
+    known = known.drop_nulls(["subject", "k", "value", "num_parameters"])
+    known = known.with_columns(pl.col("subject").str.replace(r", top [\d,]+$", "").alias("of"))
+    if wanted.metric is not None:
+        known = known.filter(pl.col("of").str.starts_with(f"{wanted.metric}, "))
+    if wanted.method is not None:
+        known = known.filter(pl.col("of").str.contains(f", {wanted.method}", literal=True))
+    largest = pl.col("k").max().over("of") if wanted.k is None else pl.lit(wanted.k)
+    yield from known.filter(pl.col("k") == largest).select("subject", "num_parameters", "value").iter_rows()
 
 
 def _line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:

@@ -11,6 +11,7 @@ import polars as pl
 from esa.artifact.gather import Gathered
 from esa.scale.quantities.measured import Measured, Wanted
 
+UNTRAINED = "untrained: the intact model's own perplexity is over half the vocabulary"
 WITHIN = 2.0  # a measured K stands for a share of the weights if it is off by no more than this factor
 
 Row = dict[str, Any]
@@ -24,30 +25,35 @@ def damage_top_k(run: Gathered, wanted: Wanted) -> Iterator[Measured]:
     """
     for (metric, seed, method, options, k), rows in _cases(run, wanted).items():
         if wanted.k(k):
-            yield _damage("damage_top_k", f"{metric}, {label(method, options)}, top {k:,}", seed, k, rows)
+            yield _damage(
+                "damage_top_k", f"{metric}, {label(method, options)}, top {k:,}", seed, k, rows, _vocabulary(run)
+            )
 
 
 def damage_fraction(run: Gathered, wanted: Wanted) -> Iterator[Measured]:
-    """Yield the damage of the top share f of all weights, for each metric, score seed, method and f asked for.
+    """Yield the damage of about the top share f of all weights, for each metric, score seed, method and f asked for.
 
     The damage at the measured K nearest to ``f N`` on a log scale, N all weights of the model. ``k`` says which; nothing is
-    interpolated. Without a value where no K lies within a factor of 2 of ``f N``.
+    interpolated, so that the share proper differs between models by as much as the measured K are apart: a list of K that
+    is dense around ``f N`` keeps that out of a law. Without a value where no K lies within a factor of 2 of ``f N``, and
+    in a run whose K counts something else: weights of each unit (``rank.mode``), or whole rows (``rank.aggregate``).
     """
-    if wanted.num_parameters is None:
+    if wanted.num_parameters is None or run.spec.rank.mode != "global" or run.spec.rank.aggregate != "weight":
         return
     series: dict[tuple[Any, ...], dict[int, list[Row]]] = {}
     for (metric, seed, method, options, k), rows in _cases(run, wanted).items():
         series.setdefault((metric, seed, method, options), {})[k] = rows
     for (metric, seed, method, options), by_k in series.items():
         for fraction in wanted.fractions:
-            subject = f"{metric}, {label(method, options)}, top {share_words(fraction)} of the weights"
+            subject = f"{metric}, {label(method, options)}, K nearest to {share_words(fraction)} of the weights"
             aim = fraction * wanted.num_parameters
             k = _nearest(by_k, aim)
             if abs(math.log(k / aim)) <= math.log(WITHIN) * (1 + 1e-9):
-                yield _damage("damage_fraction", subject, seed, k, by_k[k])
+                yield _damage("damage_fraction", subject, seed, k, by_k[k], _vocabulary(run))
             else:
                 measured = ", ".join(f"{one:,}" for one in sorted(by_k))
-                why = f"no K within a factor of {WITHIN:g} of {aim:,.3g}; measured: {measured}"
+                near = f"{aim:,.0f}" if aim >= 10 else f"{aim:.2g}"
+                why = f"no K within a factor of {WITHIN:g} of {near}; measured: {measured}"
                 yield Measured("damage_fraction", subject, None, seed, excluded=why)
 
 
@@ -73,7 +79,7 @@ def damage_single(run: Gathered, wanted: Wanted) -> Iterator[Measured]:
         for row in rows:
             targets.setdefault(row["target"] or "", []).append(row)
         subject = f"{metric}, {label(method, options)}, worst of {len(targets)} alone"
-        found = [_damage("damage_single", subject, seed, 1, repeats) for repeats in targets.values()]
+        found = [_damage("damage_single", subject, seed, 1, repeats, _vocabulary(run)) for repeats in targets.values()]
         broken = [one for one in found if one.value is None]
         yield broken[0] if broken else max(found, key=lambda one: one.value or 0.0)
 
@@ -121,20 +127,36 @@ def _grouped(
     return found
 
 
-def _damage(quantity: str, subject: str, seed: int | None, k: int, rows: Sequence[Row]) -> Measured:
-    """Return the mean damage of repeats; no value where the model is broken.
+def guesses(nll: float | None, vocabulary: int | None) -> bool:
+    """Tell whether a model knows next to nothing: its perplexity is over half the vocabulary; False where that is unknown."""
+    return nll is not None and vocabulary is not None and nll > math.log(vocabulary / 2)
 
-    Nonfinite: NaN or Inf in the logits, of which there is no NLL. Collapsed: a perplexity over half the vocabulary; the damage
-    is a number, but what it measures is how wrong a dead model is, and it no longer grows with what was done.
+
+def _vocabulary(run: Gathered) -> int | None:
+    found = (run.model.get("shape") or {}).get("vocab_size")
+    return found if isinstance(found, int) else None
+
+
+def _damage(
+    quantity: str, subject: str, seed: int | None, k: int, rows: Sequence[Row], vocabulary: int | None
+) -> Measured:
+    """Return the mean damage of repeats; no value where the model is broken, or was from the beginning.
+
+    Nonfinite: NaN or Inf in the logits, of which there is no NLL. Collapsed: a perplexity over half the vocabulary (``uniform``
+    included, a collapse whose NLL is near ln V); the damage is a number, but what it measures is how wrong a dead model is,
+    and it no longer grows with what was done. Untrained: the intact model's perplexity is there already, as an early
+    checkpoint's is, so that there was nothing to lose.
     """
-    for outcome, words in (
-        ("nonfinite", "NaN or Inf in the logits"),
-        ("collapsed", "a perplexity over half the vocabulary"),
+    if guesses(rows[0]["nll_base"], vocabulary):
+        return Measured(quantity, subject, None, seed, k, excluded=UNTRAINED)
+    for outcomes, words in (
+        (("nonfinite",), "nonfinite: NaN or Inf in the logits"),
+        (("collapsed", "uniform"), "collapsed: a perplexity over half the vocabulary"),
     ):
-        broken = sum(row["outcome"] == outcome for row in rows)
+        broken = sum(row["outcome"] in outcomes for row in rows)
         if broken:
             of = f" in {broken} of {len(rows)} repeats" if len(rows) > 1 else ""
-            return Measured(quantity, subject, None, seed, k, excluded=f"{outcome}: {words}{of}")
+            return Measured(quantity, subject, None, seed, k, excluded=f"{words}{of}")
     value = math.fsum(row["delta_nll"] for row in rows) / len(rows)
     lows, highs = [row["delta_low"] for row in rows], [row["delta_high"] for row in rows]
     low = None if None in lows else min(lows)

@@ -48,3 +48,9 @@ class Measured:
     high: float | None = None
     excluded: str | None = None
     below_floor: bool = False
+
+    @property
+    def unclear(self) -> bool:
+        """Tell whether it is a damage that its own windows do not tell from none: its interval holds 0."""
+        known = self.quantity.startswith("damage_") and self.low is not None and self.high is not None
+        return known and (self.low or 0.0) <= 0 <= (self.high or 0.0)
