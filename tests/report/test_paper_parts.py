@@ -9,6 +9,8 @@ import pytest
 
 from esa.artifact.gather import Gathered
 from esa.registry import METHODS, METRICS, TASKS
+from esa.report.paper.columns import Key, Layout, text
+from esa.report.paper.document import example
 from esa.report.paper.drawing import settled, to_pdf
 from esa.report.paper.escape import code, comment, escape, sentence
 from esa.report.paper.methods import sentences
@@ -16,6 +18,7 @@ from esa.report.paper.names import Macros, letters, spelled
 from esa.report.paper.pieces import Cite, Fact, Sentence, rendered
 from esa.report.paper.references import Citations, references, texts
 from esa.report.paper.rounding import ends, number, percent, spread, with_interval, written
+from esa.report.paper.tables import PaperTable, pages
 from esa.spec import spec_from_dict
 
 
@@ -211,3 +214,25 @@ def test_a_pdf_of_another_layout_is_refused() -> None:
     """A file without a plain table of references is not guessed at."""
     with pytest.raises(ValueError, match="no plain table of references"):
         settled(b"%PDF-1.7\n%\xe2\n1 0 obj\nendobj\n")
+
+
+def test_a_table_of_long_texts_takes_more_pages() -> None:
+    """A page holds 40 lines: rows of one line each, or fewer whose text is broken into several; no row is lost."""
+    layout = Layout("t", "T", "scale", "laws/1", (Key("quantity", "quantity"),), (text("verdict", "verdict"),))
+    short = [{"quantity": f"q{n}", "verdict": "no law"} for n in range(81)]
+    long = [{"quantity": f"q{n}", "verdict": "x" * 320} for n in range(9)]
+    assert [len(page) for page in pages(layout, short)] == [40, 40, 1]
+    assert [len(page) for page in pages(layout, long)] == [4, 4, 1]
+    assert [row for page in pages(layout, [*short, *long]) for row in page] == [*short, *long]
+
+
+def test_no_more_floats_wait_than_latex_bears() -> None:
+    """Behind every eight tables a page is cleared, and behind the last."""
+    tables = [PaperTable(f"t{n}", "T.", "from", ("a",), (("1",),), "l") for n in range(20)]
+    lines = example("n", None, findings=False, tables=tables, figures=[], cited=False).splitlines()
+    waiting = 0
+    for line in lines:
+        waiting = 0 if line == r"\clearpage" else waiting + line.startswith(r"\input{tables/")
+        assert waiting <= 8
+    assert waiting == 0
+    assert sum(line.startswith(r"\input{tables/") for line in lines) == 20

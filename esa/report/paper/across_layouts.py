@@ -50,14 +50,14 @@ ACROSS: tuple[Layout, ...] = (
         "laws", "Laws across models", "scale", "laws/1",
         (_OVER, _MODEL, Key("quantity", "quantity"), Key("subject", "of")),
         (
-            number("num_models", "models"), number("num_points", "points"), Value("law", "law", "", kind="text"),
-            number("weight", "weight"), number("r2", "R2"), number("power_r2", "R2 of the power law", "PowerR2"),
-            number("prediction_error", "prediction error"), number("target", "at", "Target"),
+            number("num_models", "models"), number("num_points", "points", hidden=True), Value("law", "law", "", kind="text"),
+            number("weight", "weight"), number("r2", "R2"), number("power_r2", "R2 of the power law", "PowerR2", hidden=True),
+            number("prediction_error", "error"), number("target", "at", "Target", hidden=True),
             estimate("predicted", "predicted", "predicted", "predicted_low", "predicted_high"),
-            estimate("changepoint", "changepoint", "changepoint", "changepoint_low", "changepoint_high"),
-            number("changepoint_p", "p of it", "changepoint p"),
+            Value("changepoint", "changepoint", "changepoint", "changepoint_low", "changepoint_high", hidden=True),
+            number("changepoint_p", "p of a bend", "changepoint p"),
         ),
-        "Law: the best by AICc, with its weight; prediction error: root mean square, each model left out in turn. No prediction"
+        "Law: the best by AICc, with its weight; error: root mean square, each model left out in turn. No prediction"
         " stands where the law says what the quantity cannot be.", rows=_within_reach,
     ),
     Layout(

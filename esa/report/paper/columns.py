@@ -66,9 +66,9 @@ class Layout:
         return found if found is not None and found.height else None
 
 
-def number(column: str, header: str, word: str | None = None) -> Value:
+def number(column: str, header: str, word: str | None = None, *, hidden: bool = False) -> Value:
     """Return a column of numbers; ``word`` is by default its header's."""
-    return Value(column, header, header if word is None else word)
+    return Value(column, header, header if word is None else word, hidden=hidden)
 
 
 def estimate(column: str, header: str, word: str, low: str, high: str) -> Value:

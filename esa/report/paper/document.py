@@ -7,6 +7,7 @@ from esa.report.paper.escape import escape, sentence
 from esa.report.paper.tables import PaperTable
 
 NOTE = "Written by esa report --paper, and written over by the next call: copy what you change."
+FLOATS = 8  # that wait for their place at most
 _PREAMBLE = r"""\documentclass{article}
 \usepackage[T1]{fontenc}
 \usepackage[utf8]{inputenc}
@@ -41,11 +42,17 @@ def example(
     parts += [r"\section{Methods}", r"\input{methods}"]
     parts += [r"\section{Findings}", r"\input{findings}"] if findings else []
     if tables:
-        parts += [r"\section{Tables}", *(rf"\input{{tables/{one.name}}}" for one in tables), r"\clearpage"]
+        parts += [r"\section{Tables}", *_cleared([rf"\input{{tables/{one.name}}}" for one in tables])]
     if figures:
-        parts += [r"\section{Figures}", *(_float(file, figure) for file, figure in figures)]
+        parts += [r"\section{Figures}", *_cleared([_float(file, figure) for file, figure in figures])]
     parts += [r"\bibliographystyle{plain}", r"\bibliography{references}"] if cited else []
     return "\n".join([*parts, r"\end{document}", ""])
+
+
+def _cleared(floats: Sequence[str]) -> list[str]:
+    """Return the floats with a new page behind every ``FLOATS``: LaTeX gives up where more of them wait for their place."""
+    pages = [floats[start : start + FLOATS] for start in range(0, len(floats), FLOATS)]
+    return [line for page in pages for line in (*page, r"\clearpage")]
 
 
 def _float(file: str, figure: Figure) -> str:

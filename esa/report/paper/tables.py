@@ -1,5 +1,6 @@
 """The tables of a paper: booktabs, with a caption that is computed and a label, and every number of them as a macro."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +18,7 @@ from esa.report.verdicts import Judged, criteria_table
 
 ROWS = 40  # of one table: what is longer goes on in another, each of which fits a page
 _WIDE = 60  # characters of a cell from which its column breaks lines
+_BROAD = 32  # characters of a line in such a column
 _HEADERS = {"R2": "$R^2$", "tau2": r"$\tau^2$", "I2": "$I^2$", "k": "$k$", "p": "$p$", "z": "$z$", "n": "$n$"}
 _RUN = Key("run_label", "run")
 _BEST = Key("id", "criterion"), Key("subject", "of")
@@ -116,11 +118,27 @@ def _tables(layout: Layout, rows: list[Row], macros: Macros, *, several: bool) -
     for row in rows:
         _define(layout, keys if of_several else layout.keys, row, macros)
     for words, group in _groups(layout, rows):
-        parts = [group[start : start + ROWS] for start in range(0, len(group), ROWS)]
+        parts = list(pages(layout, group))
         for count, part in enumerate(parts, start=1):
             name = "_".join([layout.name, *words, *([str(count)] if count > 1 else [])])
             of = f" Part {count} of {len(parts)}." if len(parts) > 1 else ""
             yield _table(layout, keys, name, part, group, of)
+
+
+def pages(layout: Layout, rows: list[Row]) -> Iterator[list[Row]]:
+    """Yield the rows of each page: as many as have ``ROWS`` lines together, a long text being broken into several."""
+    page: list[Row] = []
+    taken = 0
+    texts = [*(key.column for key in layout.keys), *(value.column for value in layout.values if value.kind == "text")]
+    broken = [name for name in texts if max(len(str(row[name])) for row in rows) > _WIDE]
+    for row in rows:
+        lines = max((math.ceil(len(str(row[name])) / _BROAD) for name in broken), default=1)
+        if page and taken + lines > ROWS:
+            yield page
+            page, taken = [], 0
+        page.append(row)
+        taken += lines
+    yield page
 
 
 def _groups(layout: Layout, rows: list[Row]) -> Iterator[tuple[list[str], list[Row]]]:
