@@ -44,6 +44,11 @@ class StepState:
     writer: Holder | None = None
 
     @property
+    def home(self) -> Path:
+        """Return the folder of the step's run; of a step that ``-o`` put into a folder of its own, that folder."""
+        return self.folder.parent if self.folder.name == f"{self.step}-{self.id}" else self.folder
+
+    @property
     def running(self) -> bool:
         """Tell whether a process was writing the step."""
         return self.writer is not None

@@ -181,12 +181,13 @@ class Step:
             )
         return True
 
-    def begin(self, *, force: bool = False) -> bool:
+    def begin(self, *, force: bool = False, since: float | None = None) -> bool:
         """Lock the folder, make it this step's, and write the resolved spec.
 
         Returns False, with nothing touched and nothing locked, where the step is complete: another process finished it
         after ``complete`` was asked for, and what it wrote is to be reused. ``force`` takes away what was there before;
         the journal of another step that was killed here goes anyway, and so does the mark of a failure.
+        ``since``: when the work began (``time.perf_counter``), of a step that writes once all is measured; now by default.
         Raises ArtifactError, with nothing touched, if another process writes the step, or the folder cannot be written to.
         """
         lock = acquire(self.folder)
@@ -205,7 +206,7 @@ class Step:
         except BaseException:
             lock.release()
             raise
-        self._lock, self._started = lock, time.perf_counter()
+        self._lock, self._started = lock, time.perf_counter() if since is None else since
         self._upstream = self._results_upstream()
         if (begun := _BEGUN.get()) is not None:
             begun.append(self)

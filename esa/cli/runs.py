@@ -221,7 +221,7 @@ def _totals(steps: Sequence["StepState"], root: Path) -> str:
 def _amount(steps: Sequence["StepState"]) -> str:
     from esa.artifact.space import size_text
 
-    homes = {one.folder.parent for one in steps}
+    homes = {one.home for one in steps}
     several = f" of {len(homes)} runs" if len(homes) > 1 else ""
     return (
         f"{len(steps)} step{'s' if len(steps) > 1 else ''}{several}, {size_text(sum(one.num_bytes for one in steps))}"

@@ -47,7 +47,7 @@ def _runs(states: Sequence[StepState]) -> str:
     """Say which runs finished: every step of theirs that the week saw is finished."""
     homes: dict[Path, list[StepState]] = {}
     for one in states:
-        homes.setdefault(one.folder.parent, []).append(one)
+        homes.setdefault(one.home, []).append(one)
     done = [code(home.name, cell=False) for home, own in homes.items() if all(map(_finished, own))]
     return f"Runs finished: {number(len(done))}" + (f" ({join(done)})" if done else "")
 
@@ -104,4 +104,4 @@ def _listed(head: str, states: Sequence[StepState]) -> list[str]:
 
 
 def _name(one: StepState) -> str:
-    return code(f"{one.folder.parent.name}/{one.folder.name}", cell=False)
+    return code(one.folder.name if one.home == one.folder else f"{one.home.name}/{one.folder.name}", cell=False)

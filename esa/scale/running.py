@@ -1,5 +1,6 @@
 """The Python twin of ``esa scale``: read finished runs, measure, fit, write."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,7 +81,7 @@ def run(
     Raises ArtifactError for sources that are no finished steps, and where fewer than three models are left.
     Cost: reads every table once; then about 0.3 s per series of values.
     """
-    listener = Recording(progress)
+    started, listener = time.perf_counter(), Recording(progress)
     asked = asked or Asked()
     runs, strays, step = _opened(sources, asked, out, root)
     if step.reusable(force=force):
@@ -89,7 +90,7 @@ def run(
     for text in strays:
         listener.warn(text)
     rows = _measured(runs, asked, listener)
-    if not step.begin(force=force):  # another process finished it just now
+    if not step.begin(force=force, since=started):  # another process finished it just now
         return _finished(step)
     written = {kind: name for kind, name in FILES.items() if rows.tables.get(kind)}
     for kind, name in written.items():

@@ -41,6 +41,19 @@ def test_finished_steps_are_complete(house: House) -> None:
     assert score.seconds == score.manifest["seconds"]
 
 
+def test_a_step_in_a_folder_of_its_own_is_of_no_run(house: House) -> None:
+    """A step that -o put beside the runs is at home in its own folder, and not in that of all runs."""
+    step = Step("scale", spec("z"), {"0:score": house.score.id}, folder=house.root / "laws")
+    assert step.begin(since=time.perf_counter() - 7.0)
+    step.finish(tables={})
+    homes = {one.folder.name: one.home.name for one in read_steps(house.root)}
+    assert homes["laws"] == "laws"
+    assert homes[house.score.folder.name] == "x"
+    laws = next(one for one in read_steps(house.root) if one.step == "scale")
+    assert laws.seconds is not None
+    assert laws.seconds >= 7.0, "the work began before the folder was opened"
+
+
 def test_one_run_and_one_step_can_be_asked_for(house: House) -> None:
     """The folder of a run gives its steps, that of a step itself, both judged by what lies beside them."""
     assert [one.step for one in read_steps(house.root / "x")] == ["score", "rank", "perturb", "overlap"]
