@@ -29,6 +29,7 @@ import math
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -325,6 +326,11 @@ def require_same(folder: Path, text_sha256: str, vocabulary: int, steps: int) ->
         )
 
 
+def ignore_interrupts() -> None:
+    """Leave Ctrl-C, which reaches every process of the terminal, to the parent: a pool whose idle workers die of it hangs."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def main() -> int:
     """Train what is missing, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -346,20 +352,34 @@ def main() -> int:
         parser.error(f"--seeds: {min(options.seeds)}; a seed is a whole number of at least 0")
     started, plan = time.perf_counter(), prepare(options)
     lines = []
-    with ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        waiting = []
-        for size in sorted(
-            (SIZES[name] for name in set(options.sizes)), key=lambda one: -one.width
-        ):  # the longest first
-            for seed in sorted(set(options.seeds)):
-                folder = options.out / f"{plan.kind}-{size.name}-seed{seed}"
-                if (folder / "training.json").is_file():
-                    lines.append(line_of(folder, None))
-                else:
-                    waiting.append(pool.submit(train_member, size, seed, plan, str(options.out)))
-        for done in as_completed(waiting):
-            lines.append(done.result())
-            print(f"{lines[-1]['member']}: {sentence(lines[-1])}", flush=True)
+    spawn, waiting = multiprocessing.get_context("spawn"), {}
+    with ProcessPoolExecutor(options.jobs, mp_context=spawn, initializer=ignore_interrupts) as pool:
+        try:
+            for size in sorted(
+                (SIZES[name] for name in set(options.sizes)), key=lambda one: -one.width
+            ):  # the longest first
+                for seed in sorted(set(options.seeds)):
+                    folder = options.out / f"{plan.kind}-{size.name}-seed{seed}"
+                    if (folder / "training.json").is_file():
+                        lines.append(line_of(folder, None))
+                    else:
+                        waiting[pool.submit(train_member, size, seed, plan, str(options.out))] = folder
+            for done in as_completed(waiting):
+                lines.append(done.result())
+                print(f"{lines[-1]['member']}: {sentence(lines[-1])}", flush=True)
+        except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            for child in multiprocessing.active_children():
+                child.terminate()
+            pool.shutdown(cancel_futures=True)
+            for folder in waiting.values():
+                for half in options.out.glob(f".{folder.name}.*"):
+                    shutil.rmtree(half, ignore_errors=True)
+            print(
+                "train_family: interrupted; the same command keeps what is finished and trains the rest",
+                file=sys.stderr,
+            )
+            return 130
     lines.sort(key=lambda line: (line["num_parameters"], line["seed"]))
     content = [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
     (options.out / f"{options.kind}.json").write_text(

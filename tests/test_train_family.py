@@ -5,8 +5,11 @@ import hashlib
 import itertools
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from shutil import copytree
@@ -246,3 +249,42 @@ def test_the_script_trains_and_goes_on(text: Path, tmp_path: Path) -> None:
     content = json.loads((tmp_path / "llama.json").read_text())
     assert [one["member"] for one in content["members"]] == ["llama-0.1m-seed0", "llama-0.1m-seed1"]
     assert not list(tmp_path.glob(".llama*"))
+
+
+def test_interrupt_ends_every_process_and_leaves_nothing_half_written(text: Path, tmp_path: Path) -> None:
+    """Ctrl-C, which reaches the workers, too, ends with 130 and a sentence: no hang, no traceback, no half member."""
+    out = tmp_path / "family"
+    command = [
+        sys.executable,
+        "scripts/train_family.py",
+        "--text",
+        str(text),
+        "-o",
+        str(out),
+        "--sizes",
+        "0.1m",
+        "0.3m",
+    ]
+    call = subprocess.Popen(
+        [*command, "--vocabulary", "300", "--jobs", "2"],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not list(out.glob(".llama-*")) and time.monotonic() < deadline and call.poll() is None:
+            time.sleep(0.1)
+        os.killpg(call.pid, signal.SIGINT)
+        said = call.communicate(timeout=60)[1]
+    finally:
+        if call.poll() is None:
+            os.killpg(call.pid, signal.SIGKILL)
+    assert call.returncode == 130
+    assert said.splitlines()[-1] == (
+        "train_family: interrupted; the same command keeps what is finished and trains the rest"
+    )
+    assert "Traceback" not in said
+    assert not list(out.glob(".llama-*"))

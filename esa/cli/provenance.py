@@ -1,5 +1,6 @@
 """A manifest in words: where a step's numbers come from, as label and text."""
 
+import re
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +10,7 @@ from esa.cli.plain import duration
 _MODEL = ("id", "revision", "commit", "architecture", "dtype", "compute", "quantization")
 _PACKAGES = ("torch", "transformers", "polars")
 _SHORT = 12  # digits of a hash that a person is shown
+_HASH = re.compile(r"[0-9a-f]{12,}")
 Line = tuple[str, str]
 
 
@@ -34,9 +36,14 @@ def provenance(manifest: Mapping[str, Any]) -> list[Line]:
 
 
 def inputs_text(inputs: Mapping[str, Any]) -> str:
-    """Return the steps, files and commits that a step was made from, each by a name and the start of its hash."""
+    """Return the steps, files and commits that a step was made from, by the start of their hash, and settings in full.
+
+    A setting that is empty, such as metrics where none is named, goes without saying.
+    """
+    told = {str(name): str(value) for name, value in inputs.items() if str(value)}
     return ", ".join(
-        str(name) if str(value) in str(name) else f"{name} {str(value)[:_SHORT]}" for name, value in inputs.items()
+        name if value in name else f"{name} {value[:_SHORT] if _HASH.fullmatch(value) else value}"
+        for name, value in told.items()
     )
 
 

@@ -119,7 +119,9 @@ def predicted(row: Row) -> str:
         return "out of range"
     low, high = row["predicted_low"], row["predicted_high"]
     value = number(row["predicted"], 3)
-    return value if low is None or high is None else f"{value} [{number(low, 2)}, {number(high, 2)}]"
+    if row["predicted"] is None:
+        return value
+    return f"{value}, no interval" if low is None or high is None else f"{value} [{number(low, 2)}, {number(high, 2)}]"
 
 
 def _bend(row: Row) -> str:

@@ -92,11 +92,15 @@ def _margins(entries: Sequence[Record]) -> list[str]:
 
 
 def _warnings(states: Sequence[StepState]) -> list[str]:
-    found = []
+    """Say each warning once, with the steps that gave it: the runs of a sweep all give the same."""
+    steps: dict[str, list[str]] = {}
     for one in states:
-        texts = one.manifest.get("warnings") or []
-        found += [f"Warning from {_name(one)}: {escape(text)}" for text in texts]
-    return found
+        for text in one.manifest.get("warnings") or []:
+            steps.setdefault(text, []).append(_name(one))
+    return [
+        f"Warning from {names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {escape(text)}"
+        for text, names in steps.items()
+    ]
 
 
 def _listed(head: str, states: Sequence[StepState]) -> list[str]:

@@ -15,6 +15,7 @@ from esa.scale.models_file import Override
 FEWEST_MODELS = 3  # a law through fewer is no law
 FEW_MODELS = 6  # under so many, what a law says is indicative
 
+_WEAK = "learnt too little"
 _SEED = re.compile(r"[-_. ]*(?:seed)?[-_. ]*\d*$", re.IGNORECASE)
 _CHECKPOINT = re.compile(r"(?:checkpoint|ckpt|step|iter)[-_]?\d+.*", re.IGNORECASE)
 # What trainers call the folder of a checkpoint: checkpoint-500, step1000, global_step143000, iter_0001000, step2000-tokens8B.
@@ -114,11 +115,14 @@ def require_models(found: Sequence[Member], x_of: Mapping[str, float | None]) ->
     if len(models) >= FEWEST_MODELS:
         return
     out = [f"{one.label}: {one.excluded}" for one in found if one.excluded]
+    weak = any(one.excluded is not None and one.excluded.startswith(_WEAK) for one in found)
+    named = f" ({', '.join(models)})" if models else ""
     raise ArtifactError(
-        f"{len(models)} model{'' if len(models) == 1 else 's'} ({', '.join(models) or 'none'}) of {len(found)} runs; a law"
+        f"{len(models)} model{'' if len(models) == 1 else 's'}{named} of {len(found)} run{'' if len(found) == 1 else 's'}; a law"
         f" needs at least {FEWEST_MODELS} models" + (f"; left out: {'; '.join(out)}" if out else ""),
         where="RUN",
-        hint="name runs of more models; training seeds of one architecture count as one model",
+        hint="name runs of more models; training seeds of one architecture count as one model"
+        + ("; one that learnt too little counts once it is trained longer, no option lets it in" if weak else ""),
     )
 
 
@@ -208,7 +212,7 @@ def _unfit(one: Member, training: Mapping[str, Any]) -> str | None:
     if bigram is not None and held_out is None:
         return "its training log knows a bigram's held-out NLL and not the model's: it diverged, or was not measured"
     if held_out is not None and bigram is not None and not held_out < bigram:
-        return f"learnt too little: held-out NLL {held_out:.3f}, a bigram's is {bigram:.3f}"
+        return f"{_WEAK}: held-out NLL {held_out:.3f}, a bigram's is {bigram:.3f}"
     return None
 
 

@@ -28,7 +28,9 @@ def read_models(path: Path) -> dict[str, Override]:
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ArtifactError(f"cannot be read: {error.strerror}", where=str(path)) from None
+    except UnicodeDecodeError as error:
         raise ArtifactError(f"cannot be read: {error}", where=str(path)) from None
     try:
         return dict(_overrides(path, text))

@@ -160,8 +160,8 @@ def test_more_tests_than_permutations_can_carry_are_warned_of() -> None:
     ]
     many = adjusted([*rows * 4], frozenset({"between", "variants"}))
     assert out_of_reach(many) == [
-        "between: with 8 tests no p can be under 0.08 after Holm's adjustment, whatever the data; more permutations (where they"
-        " are random), fewer runs or one metric bring it within reach"
+        "no adjusted p can be small, whatever the data, for between (not under 0.08, 8 tests): fewer runs or one metric bring it"
+        " within reach, and more permutations where they are random"
     ]
     assert out_of_reach(adjusted(rows, frozenset({"between"}))) == []
 

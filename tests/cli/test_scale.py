@@ -149,3 +149,5 @@ def test_a_far_target_is_said_to_be_far(esa: Esa) -> None:
     row = {"predicted": 1.6, "predicted_low": 0.9, "predicted_high": 2.6, "flags": "far,out_of_range"}
     assert predicted(row) == "out of range"
     assert predicted(row | {"flags": "far"}) == "1.60 [0.90, 2.6]"
+    assert predicted(row | {"flags": "far", "predicted_low": None}) == "1.60, no interval"
+    assert predicted(row | {"flags": None, "predicted": None, "predicted_low": None}) == "-"

@@ -13,6 +13,7 @@ from esa.artifact.describe import Column, describe_columns, read_any
 from esa.artifact.tables import encode
 from esa.cli.main import app
 from esa.cli.plain import aligned, cut, duration, printable
+from esa.cli.provenance import inputs_text
 from esa.data import source_hash
 from tests.artifact.house import House
 from tests.cli.conftest import Invoke, fail
@@ -255,3 +256,14 @@ def test_text_is_laid_out_by_what_a_terminal_shows() -> None:
         "", "0.0 s", "99.9 s", "1.7 min", "1.7 h", "2.1 h",
     ]  # fmt: skip
     assert aligned([]) == []
+
+
+def test_what_a_step_was_made_from_is_told_by_short_hashes_and_whole_settings() -> None:
+    """A hash is cut to its start, a setting never, and one that is empty goes without saying."""
+    inputs = {
+        "0:score": "7476ae932548" + "0" * 52,
+        "metrics": "act_mag grad_x_weight",
+        "methods": "",
+        "to": "100000000.0",
+    }
+    assert inputs_text(inputs) == "0:score 7476ae932548, metrics act_mag grad_x_weight, to 100000000.0"

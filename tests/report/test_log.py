@@ -12,7 +12,9 @@ from markdown_it import MarkdownIt
 
 from esa.artifact import Step, marking_failures
 from esa.artifact.manifest import read_manifest
+from esa.artifact.runs import StepState
 from esa.errors import ArtifactError, EsaError
+from esa.report import log_week
 from esa.report.log import append, week
 from esa.report.log_entry import Record, duration, records
 from tests.artifact.house import spec
@@ -279,3 +281,12 @@ def test_a_folder_without_steps_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="holds no step of a run"):
         append([tmp_path / "empty"], path=tmp_path / "LOG.md")
     assert not (tmp_path / "LOG.md").exists()
+
+
+def test_a_warning_of_many_steps_is_said_once() -> None:
+    """The runs of a sweep give the same warning: the week names the first of them and counts the rest."""
+    states = [
+        StepState(Path("outputs", run, "score-0f"), "score", "0f", "complete", "", 1, "", {"warnings": ["careful"]})
+        for run in ("a", "b", "c")
+    ]
+    assert log_week._warnings(states) == ["Warning from `a/score-0f` and 2 more: careful"]

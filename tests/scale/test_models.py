@@ -178,3 +178,19 @@ def test_a_file_of_models_that_does_not_hold_is_refused(tmp_path: Path, text: st
     with pytest.raises(ArtifactError) as caught:
         read_models(path)
     assert (caught.value.where, caught.value.what) == (f"{path}{where}", what)
+
+
+def test_the_refusal_says_what_helps_a_model_that_learnt_too_little(tmp_path: Path) -> None:
+    """Where training came to nothing no option helps, and the hint says so; it speaks of one run in the singular."""
+    training = {"held_out_nll": 5.0, "bigram_nll": 4.0}
+    found = of(tmp_path, write(tmp_path, {"name": "w4", "width": 4, "training": training}))
+    with pytest.raises(ArtifactError) as caught:
+        require_models(found, {"w4": 1.0})
+    assert caught.value.what == (
+        "0 models of 1 run; a law needs at least 3 models; left out: w4: learnt too little: held-out NLL 5.000, a bigram's is"
+        " 4.000"
+    )
+    assert caught.value.hint == (
+        "name runs of more models; training seeds of one architecture count as one model; one that learnt too little counts"
+        " once it is trained longer, no option lets it in"
+    )

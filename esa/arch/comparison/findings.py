@@ -57,7 +57,7 @@ def adjusted(rows: Sequence[Row], questions: frozenset[str]) -> list[Row]:
 
 
 def out_of_reach(rows: Sequence[Row]) -> list[str]:
-    """Return a warning for every question whose adjusted p values cannot be small, whatever the data: too many tests.
+    """Return a warning that names the questions whose adjusted p values cannot be small, whatever the data: too many tests.
 
     Holm's smallest adjusted p is the smallest p of its tests times their number. Rows whose test has no smallest p count as
     tests that may reach any.
@@ -69,8 +69,10 @@ def out_of_reach(rows: Sequence[Row]) -> list[str]:
             continue
         least = smallest_adjusted_p(min(row["smallest_p"] for row in tests), len(tests), rule="holm")
         if least > ALPHA:
-            found.append(
-                f"{question}: with {len(tests):,} tests no p can be under {least:.2g} after Holm's adjustment, whatever the data;"
-                " more permutations (where they are random), fewer runs or one metric bring it within reach"
-            )
-    return found
+            found.append(f"{question} (not under {least:.2g}, {len(tests):,} tests)")
+    if not found:
+        return []
+    return [
+        f"no adjusted p can be small, whatever the data, for {'; '.join(found)}: fewer runs or one metric bring it within"
+        " reach, and more permutations where they are random"
+    ]
