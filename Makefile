@@ -33,7 +33,7 @@ install: $(VENV)/.installed  ## make the virtual environment, with esa and the d
 demo: install  ## find the super weights of a real language model: under 5 minutes on 2 cores
 	$(BIN)/esa run --spec specs/quickstart.toml
 
-test: install  ## run the tests: under 5 minutes on 2 cores
+test: install  ## run the tests: about 9 minutes on 2 cores
 	$(PYTEST) --durations=5
 
 # Where chromium is a snap's stub, ESA_CHROMIUM names another binary.
