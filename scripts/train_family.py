@@ -2,8 +2,7 @@
 """Train a family of small Llamas, six sizes and two seeds of each, so that laws across sizes can be tried without the network.
 
 python scripts/train_family.py --text corpus.txt -o outputs/family                    # 12 models, under 40 minutes on 2 cores
-python scripts/train_family.py --text corpus.txt -o outputs/family --sizes 0.1m 0.3m  # the two smallest alone
-python scripts/train_family.py --text corpus.txt -o outputs/family --seeds 0 1 2      # a third seed beside the two
+python scripts/train_family.py --text corpus.txt -o outputs/family --sizes 0.1m 0.3m --seeds 2   # a third seed of two sizes
 python scripts/train_family.py --text corpus.txt -o outputs/family --kind mixtral --sizes 0.6m --seeds 0   # a mixture beside them
 
 The text (UTF-8, at least 1 MB) is cut once: its last 5 %, from a line's beginning on, are held out. One byte-level BPE
@@ -188,6 +187,7 @@ def train_member(size: Size, seed: int, plan: Plan, out: str) -> dict[str, Any]:
     import torch
     import transformers
 
+    from esa.artifact import finite
     from esa.spec.seeds import derive_seed, generator
 
     transformers.utils.logging.disable_progress_bar()
@@ -197,18 +197,16 @@ def train_member(size: Size, seed: int, plan: Plan, out: str) -> dict[str, Any]:
     train, held_out = (np.load(Path(out) / f"{part}.npy") for part in ("train", "held_out"))
     torch.manual_seed(derive_seed(seed, "train_family", "init", size.name))
     model = untrained(size, plan).train()
-    config, balanced = (
-        model.config,
-        {"output_router_logits": True} if plan.kind == "mixtral" else {},
-    )  # adds its balance
+    config = model.config
+    balanced = {"output_router_logits": True} if plan.kind == "mixtral" else {}  # adds the balance of its experts
     matrices = [one for one in model.parameters() if one.ndim > 1]
     vectors = [one for one in model.parameters() if one.ndim == 1]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
     rate = RATE_AT_64 * (64 / size.width) ** 0.5
     optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95))
     draws = generator(seed, "train_family", "windows", size.name)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=out))
-    try:
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=out) as made:
+        temporary = Path(made) / folder.name
         losses: list[float] = []
 
         def keep(step: int, where: Path) -> float:
@@ -218,7 +216,7 @@ def train_member(size: Size, seed: int, plan: Plan, out: str) -> dict[str, Any]:
             content = {
                 "kind": plan.kind, "size": size.name, "seed": seed, "step": step, "steps": plan.steps,
                 "num_tokens": step * BATCH * LENGTH,
-                "train_nll": number(sum(losses[-50:]) / len(losses[-50:])) if losses else None, "held_out_nll": number(nll),
+                "train_nll": finite(sum(losses[-50:]) / len(losses[-50:])) if losses else None, "held_out_nll": finite(nll),
                 "unigram_nll": plan.unigram_nll, "bigram_nll": plan.bigram_nll, "text_sha256": plan.text_sha256,
             }  # fmt: skip
             (where / "training.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -242,18 +240,8 @@ def train_member(size: Size, seed: int, plan: Plan, out: str) -> dict[str, Any]:
             balance = config.router_aux_loss_coef * float(found.aux_loss.detach()) if balanced else 0.0
             losses.append(float(found.loss.detach()) - balance)
         keep(plan.steps, temporary)
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.chmod(0o755)
         temporary.rename(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     return line_of(folder, time.perf_counter() - started)
-
-
-def number(value: float) -> float | None:
-    """Return a finite number; None, which JSON has a word for, where training diverged."""
-    return value if math.isfinite(value) else None
 
 
 def line_of(folder: Path, seconds: float | None) -> dict[str, Any]:
@@ -291,7 +279,7 @@ def prepare(options: argparse.Namespace) -> Plan:
             f"train_family: --text {options.text}: {len(raw):,} bytes; at least {LEAST_BYTES:,} are needed"
         )
     sha256 = hashlib.sha256(raw).hexdigest()
-    for folder in sorted(out.glob("[!.]*-seed*")):
+    for folder in (path for path in sorted(out.glob("[!.]*-seed*")) if path.is_dir()):
         require_same(folder, sha256, options.vocabulary, options.steps)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -315,20 +303,44 @@ def prepare(options: argparse.Namespace) -> Plan:
 
 
 def require_same(folder: Path, text_sha256: str, vocabulary: int, steps: int) -> None:
-    """Stop where a finished member is of another text, vocabulary or number of steps."""
+    """Stop where a member is of another text, vocabulary or number of steps, or its folder holds no member."""
     if not (folder / "training.json").is_file():
-        return
+        raise SystemExit(f"train_family: {folder} is in the way: it holds no member; move it, or name another -o")
     content = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if (content["text_sha256"], content["steps"], config["vocab_size"]) != (text_sha256, steps, vocabulary):
-        raise SystemExit(
-            f"train_family: {folder} was trained on another text, vocabulary or number of steps; name another -o"
-        )
+    asked = {"text": text_sha256, "vocabulary": vocabulary, "steps": steps}
+    there = {"text": content["text_sha256"], "vocabulary": config["vocab_size"], "steps": content["steps"]}
+    if other := [f"{name} {there[name]}, not {asked[name]}" for name in asked if there[name] != asked[name]]:
+        raise SystemExit(f"train_family: {folder} was trained on {'; '.join(other)}; name another -o")
 
 
-def ignore_interrupts() -> None:
-    """Leave Ctrl-C, which reaches every process of the terminal, to the parent: a pool whose idle workers die of it hangs."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def train_all(options: argparse.Namespace, plan: Plan) -> list[dict[str, Any]] | None:
+    """Return the lines of all members that were asked for, trained now or there before; None where Ctrl-C broke it off."""
+    lines, waiting = [], {}
+    spawn = multiprocessing.get_context("spawn")
+    # Ctrl-C reaches every process of the terminal: a pool whose idle workers die of it hangs, so the parent alone answers.
+    deaf = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
+    with ProcessPoolExecutor(options.jobs, mp_context=spawn, **deaf) as pool:
+        try:
+            for name in sorted(set(options.sizes), key=lambda one: -SIZES[one].width):  # the longest first
+                for seed in sorted(set(options.seeds)):
+                    folder = options.out / f"{plan.kind}-{name}-seed{seed}"
+                    if folder.exists():
+                        lines.append(line_of(folder, None))
+                    else:
+                        waiting[pool.submit(train_member, SIZES[name], seed, plan, str(options.out))] = folder
+            for done in as_completed(waiting):
+                lines.append(done.result())
+                print(f"{lines[-1]['member']}: {sentence(lines[-1])}", flush=True)
+        except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            for child in multiprocessing.active_children():
+                child.terminate()
+            pool.shutdown(cancel_futures=True)
+            for half in (half for folder in waiting.values() for half in options.out.glob(f".{folder.name}.*")):
+                shutil.rmtree(half)
+            return None
+    return sorted(lines, key=lambda line: (line["num_parameters"], line["seed"]))
 
 
 def main() -> int:
@@ -346,45 +358,17 @@ def main() -> int:
         "--jobs", type=int, default=os.cpu_count() or 1, help="members trained at a time, a thread each"
     )
     options = parser.parse_args()
-    if options.steps < 1 or options.jobs < 1 or options.vocabulary < 257:
-        parser.error("--steps and --jobs are at least 1, --vocabulary is at least 257")
-    if min(options.seeds) < 0:
-        parser.error(f"--seeds: {min(options.seeds)}; a seed is a whole number of at least 0")
+    for name, least in {"steps": 1, "jobs": 1, "vocabulary": 257, "seeds": 0}.items():
+        if (given := min(np.atleast_1d(getattr(options, name)))) < least:
+            parser.error(f"--{name}: {given}; at least {least}")
     started, plan = time.perf_counter(), prepare(options)
-    lines = []
-    spawn, waiting = multiprocessing.get_context("spawn"), {}
-    with ProcessPoolExecutor(options.jobs, mp_context=spawn, initializer=ignore_interrupts) as pool:
-        try:
-            for size in sorted(
-                (SIZES[name] for name in set(options.sizes)), key=lambda one: -one.width
-            ):  # the longest first
-                for seed in sorted(set(options.seeds)):
-                    folder = options.out / f"{plan.kind}-{size.name}-seed{seed}"
-                    if (folder / "training.json").is_file():
-                        lines.append(line_of(folder, None))
-                    else:
-                        waiting[pool.submit(train_member, size, seed, plan, str(options.out))] = folder
-            for done in as_completed(waiting):
-                lines.append(done.result())
-                print(f"{lines[-1]['member']}: {sentence(lines[-1])}", flush=True)
-        except KeyboardInterrupt:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            for child in multiprocessing.active_children():
-                child.terminate()
-            pool.shutdown(cancel_futures=True)
-            for folder in waiting.values():
-                for half in options.out.glob(f".{folder.name}.*"):
-                    shutil.rmtree(half, ignore_errors=True)
-            print(
-                "train_family: interrupted; the same command keeps what is finished and trains the rest",
-                file=sys.stderr,
-            )
-            return 130
-    lines.sort(key=lambda line: (line["num_parameters"], line["seed"]))
+    lines = train_all(options, plan)
+    if lines is None:
+        print("train_family: interrupted; the same command keeps what is finished and trains the rest", file=sys.stderr)
+        return 130
     content = [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
-    (options.out / f"{options.kind}.json").write_text(
-        json.dumps({**asdict(plan), "members": content}, indent=2) + "\n", encoding="utf-8"
-    )
+    summary = json.dumps({**asdict(plan), "members": content}, indent=2)
+    (options.out / f"{options.kind}.json").write_text(summary + "\n", encoding="utf-8")
     print("\n| member | weights | train NLL | held-out NLL | unigram | bigram | beats the bigram | seconds |")
     print("| --- | --: | --: | --: | --: | --: | --- | --: |")
     for line in lines:

@@ -1,11 +1,13 @@
 """Write files whole or not at all."""
 
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from esa.errors import ArtifactError
 
@@ -34,6 +36,17 @@ def write_text(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object that a file holds. Raises ArtifactError where it cannot be read, or is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"cannot be read: {error}", where=str(path)) from None
+    if not isinstance(content, dict):
+        raise ArtifactError("is not a JSON object", where=str(path))
+    return content
 
 
 def sha256_of(path: Path) -> str:

@@ -1,6 +1,5 @@
 """Collect the finished steps of a run for whoever reads runs as a whole: their manifests and tables, checked."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from esa.artifact import Table, find_table, read_manifest, sha256_of
+from esa.artifact import Table, find_table, read_json, read_manifest, sha256_of
 from esa.errors import ArtifactError
 from esa.spec import Spec, spec_from_dict
 
@@ -144,14 +143,14 @@ class Gathered:
     def curves(self) -> dict[str, dict[str, Any]]:
         """Return the summary of each curve by its name: ``k``, ``windows``, ``seeds``."""
         steps = [step for step in CURVES if step in self.folders]
-        return {step.partition(" ")[2]: _json(self.folders[step] / CURVE_SUMMARY) for step in steps}
+        return {step.partition(" ")[2]: read_json(self.folders[step] / CURVE_SUMMARY) for step in steps}
 
     @cached_property
     def stability(self) -> dict[str, Any] | None:
         """Return the stability summary of the overlap step, where several seeds gave one."""
         if "overlap" not in self.folders or not (path := self.folders["overlap"] / STABILITY).exists():
             return None
-        content = _json(path)
+        content = read_json(path)
         return content or None
 
     @cached_property
@@ -248,7 +247,7 @@ def is_run(source: Path) -> bool:
 def _expand(source: Path) -> list[Path]:
     """Return the step folders that a run folder names, or the one folder that it is."""
     if is_run(source):
-        content = _json(source / RUN_FILE)
+        content = read_json(source / RUN_FILE)
         steps = content.get("steps")
         if not isinstance(steps, dict) or not all(isinstance(value, str) for value in steps.values()):
             raise ArtifactError("steps: maps a step's name to its folder", where=str(source / RUN_FILE))
@@ -261,16 +260,6 @@ def _expand(source: Path) -> list[Path]:
             hint="name a folder outputs/<name>, or step folders such as outputs/<name>/perturb-<id>",
         )
     return [source]
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"cannot be read: {error}", where=str(path)) from None
-    if not isinstance(content, dict):
-        raise ArtifactError("is not a JSON object", where=str(path))
-    return content
 
 
 def _verify(folder: Path, manifest: dict[str, Any]) -> None:

@@ -1,11 +1,11 @@
 """How far a model was trained, as the files beside its weights say."""
 
-import json
 import math
 import re
 from pathlib import Path
 from typing import Any
 
+from esa.artifact import read_json
 from esa.errors import ModelError
 from esa.model.sources import ModelSource
 
@@ -21,33 +21,24 @@ def training_facts(source: ModelSource, revision: str | None) -> dict[str, Any]:
 
     Of a local folder ``training.json`` (as scripts/train_family.py writes it) speaks, else ``trainer_state.json`` (as the
     Trainer of transformers does: its ``global_step`` and ``num_input_tokens_seen``); of a hub model a revision named
-    ``step1000``. Empty where none of them is there: most models. Raises ModelError for a file that cannot be read as such.
+    ``step1000``. Empty where none of them is there: most models. Raises ArtifactError for a file that cannot be
+    read as JSON, ModelError for a value that is no such number.
     """
     if not source.local:
         named = _STEP.match(revision or "")
         return {"step": int(named[1])} if named else {}
     folder = Path(source.location)
     if (path := folder / TRAINING).is_file():
-        content = _content(path)
+        content = read_json(path)
         return {
             key: content[key] for key in (*_COUNTS, *_LOSSES) if _number(path, key, content.get(key), key in _COUNTS)
         }
     if (path := folder / TRAINER).is_file():
-        content = _content(path)
+        content = read_json(path)
         names = {"global_step": "step", "num_input_tokens_seen": "num_tokens"}
         found = {new: content[key] for key, new in names.items() if _number(path, key, content.get(key), whole=True)}
         return {key: value for key, value in found.items() if key == "step" or value}  # 0: the Trainer did not count
     return {}
-
-
-def _content(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot be read: {error}", where=str(path)) from None
-    if not isinstance(content, dict):
-        raise ModelError("is not a JSON object", where=str(path))
-    return content
 
 
 def _number(path: Path, key: str, value: Any, whole: bool) -> bool:

@@ -16,7 +16,7 @@ def require_offered(found: Sequence[Member], wanted: Wanted) -> None:
         ("--metric", "metric", wanted.metrics), ("--method", "method", wanted.methods), ("-k", "k", wanted.ks),
     )  # fmt: skip
     for option, column, asked in options:
-        there = sorted({value for run in runs for value in _values(run, column)}) if asked else []
+        there = sorted({value for run in runs for value in values(run, column)}) if asked else []
         for one in asked:
             if one not in there:
                 known = ", ".join(f"{value:,}" if isinstance(value, int) else value for value in there) or "none"
@@ -24,7 +24,7 @@ def require_offered(found: Sequence[Member], wanted: Wanted) -> None:
                 raise ArtifactError(f"no run has {named}; they have: {known}", where=option)
 
 
-def _values(run: Gathered, column: str) -> set[Any]:
+def values(run: Gathered, column: str) -> set[Any]:
     """Return what a run's tables hold of a column; of K also those that its ranking was made for."""
     tables = [run.tensors, run.ranking, run.damage, run.overlap]
     found = {

@@ -16,7 +16,7 @@ from esa.scale.checkpoints import trajectories
 from esa.scale.laws_table import Settings
 from esa.scale.models import Member, labelled, members, require_models
 from esa.scale.models_file import read_models
-from esa.scale.offered import require_offered
+from esa.scale.offered import require_offered, values
 from esa.scale.over_checkpoints import checkpoint_tables
 from esa.scale.points import OVER, points_of, series_of, x_of
 from esa.scale.quantities import Wanted
@@ -100,9 +100,16 @@ def run(
         tables={name: kind for kind, name in written.items()},
         warnings=listener.warnings,
         runs=[label for label, _ in labelled(runs)],
+        options={"over": asked.over, "metrics": _metrics(runs, asked)},
         summary=rows.summary,
     )
     return _finished(step, reused=False)
+
+
+def _metrics(runs: Sequence[Gathered], asked: Asked) -> list[str]:
+    """Return the metrics that were followed, in the order of the alphabet."""
+    known = {name for run in runs for name in values(run, "metric")}
+    return sorted(known & set(asked.wanted.metrics) if asked.wanted.metrics else known)
 
 
 def plan(

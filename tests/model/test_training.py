@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from esa.errors import ModelError
+from esa.errors import EsaError
 from esa.model.loading import load_model
 from esa.model.sources import ModelSource
 from esa.model.training import training_facts
@@ -82,7 +82,7 @@ def test_nothing_is_known_of_most_models(tmp_path: Path) -> None:
 )
 def test_a_file_that_says_nothing_sensible(tmp_path: Path, content: Any, what: str) -> None:
     """It is refused with its path, the key and what is allowed."""
-    with pytest.raises(ModelError) as caught:
+    with pytest.raises(EsaError) as caught:
         local(tmp_path, training=content)
     assert str(caught.value).startswith(f"{tmp_path / 'training.json'}: {what}")
 

@@ -236,3 +236,20 @@ def test_no_more_floats_wait_than_latex_bears() -> None:
         assert waiting <= 8
     assert waiting == 0
     assert sum(line.startswith(r"\input{tables/") for line in lines) == 20
+
+
+def test_metrics_that_were_followed_are_cited() -> None:
+    """A paper of a step between runs says by which metrics they were scored, each with its reference; an older step says none."""
+
+    def step(**manifest: object) -> Gathered:
+        told = {"step": "scale", "run": "0" * 12, **manifest}
+        return Gathered(spec_from_dict({"name": "x", "model": {"id": "several"}}), {}, {"scale": told})
+
+    (said,) = [
+        one for one in sentences(step(options={"metrics": ["act_mag", "obd"]}), between=True) if one.topic == "followed"
+    ]
+    assert [piece for piece in said.pieces if isinstance(piece, Cite)] == [
+        Cite(("metric:act_mag",)),
+        Cite(("metric:obd",)),
+    ]
+    assert "followed" not in [one.topic for one in sentences(step(), between=True)]

@@ -68,7 +68,7 @@ def test_evidence_of_several_runs_stands_side_by_side(fake: Maker) -> None:
     sources = [one.run for one in made]
     for one in made:
         add_tables(one.folders["perturb"], {
-            "dose.csv": ("dose/1", [dose(), dose(metric="obd", rising=0.5)]), "discrimination.csv": ("discrimination/1", [apart]),
+            "dose.csv": ("dose/1", [dose(), dose(metric="obd", rising=0.5)]), "discrimination.csv": ("discrimination/1", [apart, apart | {"method": "scale", "power": 0.5, "place": 2}]),
             "reliability.csv": ("reliability/1", [reliability("windows", 0.95)]),
         })  # fmt: skip
     score = {"score": made[0].folders["score"].name.removeprefix("score-")}
@@ -83,3 +83,20 @@ def test_evidence_of_several_runs_stands_side_by_side(fake: Maker) -> None:
         markdown, "Which method tells critical weights apart"
     )
     assert "2 of 2 agreements are good" in section(markdown, "Reliability")
+
+
+def test_of_one_method_alone_none_is_the_best(fake: Maker) -> None:
+    """A list with one method has no section; of two methods without a power none is named, on either page."""
+    made = [fake(name=name, **SMALL) for name in ("a", "b")]
+    row = {"metric": "act_mag", "seed": 0, "method": "zero", "options": "{}", "k": 10, "damage": 1.5, "num_draws": 3, "z": 40.0, "auc": 1.0, "p_value": 0.25, "power": None, "place": 1}  # fmt: skip
+    title = "Which method tells critical weights apart"
+    for rows, there in (([row], False), ([row, row | {"method": "scale", "place": 2}], True)):
+        for one in made:
+            add_tables(one.folders["perturb"], {"discrimination.csv": ("discrimination/1", rows)})
+        alone = report.run([made[0].run], root=made[0].root / "reports", force=True).markdown
+        both = report.run([one.run for one in made], root=made[0].root / "reports", force=True).markdown
+        assert (f"## {title}" in alone) == there
+        assert f"## {title}" not in both
+        if there:
+            assert "No best one is named: the draws are too few for any power." in section(alone, title)
+            assert "Best" not in section(alone, title)

@@ -24,8 +24,8 @@ SMALL: dict[str, Any] = {
     "settings": {"confirm": {"metric": "act_mag", "k": 10}},
 }
 SECTIONS = (
-    "Criteria", "Claims", "Controls side by side", "Dose-response", "Candidates of the detector", "Which metric tells the truth",
-    "Interactions", "Propagation", "Bit by bit", "Random faults", "Agreement curves", "Tasks",
+    "Criteria", "Claims", "Controls side by side", "Dose-response",
+    "Which method tells critical weights apart", "Candidates of the detector", "Which metric tells the truth", "Interactions", "Propagation", "Bit by bit", "Random faults", "Agreement curves", "Tasks",
 )  # fmt: skip
 
 

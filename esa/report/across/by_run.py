@@ -6,6 +6,7 @@ import polars as pl
 
 from esa.artifact.gather import Gathered
 from esa.report.evidence.claims import ends
+from esa.report.evidence.dose import rivals
 from esa.report.evidence.retest import RELIABILITY_ALIGN, RELIABILITY_HEADER, reliability_row, reliability_sentence
 from esa.report.evidence.weights import truth_order
 from esa.report.markdown import code, escape, join, number, percent, table
@@ -89,8 +90,9 @@ def truths(pairs: Pairs) -> list[str]:
 
 
 def methods(pairs: Pairs) -> list[str]:
-    """Return, per run, metric and k, the method and dose that tell top weights from random ones best."""
-    found = [(name, rows.filter(pl.col("place") == 1)) for name, rows in _tables(pairs, "perturb", "discrimination/1")]
+    """Return, per run, metric and k, the method and dose of the most power to tell top weights from random ones, of several."""
+    known = (pl.col("place") == 1) & pl.col("power").is_not_null()
+    found = [(name, rivals(rows).filter(known)) for name, rows in _tables(pairs, "perturb", "discrimination/1")]
     found = [(name, rows) for name, rows in found if rows.height]
     if not found:
         return []

@@ -21,12 +21,9 @@ _LARGE = 700.0  # nats at which exp is about to overflow
 
 
 def dose_parts(run: Gathered) -> list[str]:
-    """Return the section: how many responses are monotone, where top and random part, which method tells them apart."""
-    doses, apart = run.table("perturb", "dose/1"), run.table("perturb", "discrimination/1")
-    parts = [] if doses is None else [_monotone(doses), _dose_table(doses)]
-    if apart is not None:
-        parts += ["### Which method tells critical weights apart", *_discrimination(apart)]
-    return parts
+    """Return the section: how many responses are monotone, and where top and random part."""
+    doses = run.table("perturb", "dose/1")
+    return [] if doses is None else [_monotone(doses), _dose_table(doses)]
 
 
 def _monotone(doses: pl.DataFrame) -> str:
@@ -54,8 +51,17 @@ def _dose_table(doses: pl.DataFrame) -> str:
     return table(header, rows, "lllrlrrrrrl")
 
 
-def _discrimination(apart: pl.DataFrame) -> list[str]:
-    first = apart.filter(pl.col("place") == 1)
+def rivals(apart: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows of lists that several methods or doses were tried on: of one alone none is the best."""
+    return apart.filter(pl.len().over("metric", "seed", "k") > 1)
+
+
+def discrimination_parts(run: Gathered) -> list[str]:
+    """Return the section: which method or dose tells top weights from random ones best; nothing where none has a rival."""
+    table_of = run.table("perturb", "discrimination/1")
+    if table_of is None or (apart := rivals(table_of)).is_empty():
+        return []
+    first = apart.filter((pl.col("place") == 1) & pl.col("power").is_not_null())
     best = [
         f"{code(row['metric'], cell=False)} at k = {number(row['k'])}: {escape(label(row['method'], row['options']))}"
         f" (power {percent(row['power'])})"
@@ -74,7 +80,8 @@ def _discrimination(apart: pl.DataFrame) -> list[str]:
         "Power: the share of resamples of the windows in which the top weights do more harm than random ones at the level of"
         " the screen. AUC over repeats. Place by power, then z."
     )
-    return [f"Best: {'; '.join(best)}." if best else "", table(header, rows, "lrrlrrrrrr"), note]
+    unnamed = "No best one is named: the draws are too few for any power."
+    return [f"Best: {'; '.join(best)}." if best else unnamed, table(header, rows, "lrrlrrrrrr"), note]
 
 
 def controls_parts(run: Gathered) -> list[str]:

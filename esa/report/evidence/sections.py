@@ -9,6 +9,7 @@ from esa.report.figures import Figure
 _SECTIONS = (
     ("Controls side by side", "controls", dose.controls_parts),
     ("Dose-response", "dose", dose.dose_parts),
+    ("Which method tells critical weights apart", "discrimination", dose.discrimination_parts),
     ("Fitted curves", "curves", retest.fit_parts),
     ("Reliability", "reliability", retest.reliability_parts),
     ("Candidates of the detector", "detector", weights.detector_parts),

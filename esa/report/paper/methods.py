@@ -10,7 +10,7 @@ from esa.report.paper.escape import code, escape
 from esa.report.paper.layouts import NOUNS
 from esa.report.paper.methods_tests import TESTED
 from esa.report.paper.names import Macros
-from esa.report.paper.pieces import Cite, Fact, Piece, Sentence
+from esa.report.paper.pieces import Cite, Fact, Piece, Sentence, cited_metrics
 from esa.report.paper.references import texts
 from esa.report.paper.rounding import number
 
@@ -151,10 +151,6 @@ def _metrics(run: Gathered) -> Iterator[Sentence]:
     metrics = [str(one) for one in known.get("metrics") or []]
     if not metrics:
         return
-    each: list[Piece] = []
-    for place, name in enumerate(metrics):
-        between = "" if not place else " and " if place == len(metrics) - 1 else ", "
-        each += [between, code(name), Cite((f"metric:{name}",))]
     settings: list[Piece] = []
     for key, words in _SETTINGS.items():
         readers = [name for name in metrics if name in METRIC_KEYS.get(key, ())]
@@ -163,7 +159,7 @@ def _metrics(run: Gathered) -> Iterator[Sentence]:
             shown = fact(run, "score", ["score", words], value, f"{words} of {', '.join(readers)}")
             settings += ["; " if settings else " (", f"{words} of {join([code(one) for one in readers])}: ", shown]
     close = ")" if settings else ""
-    yield Sentence("metrics", ("Each weight was scored by ", *each, *settings, close, "."))
+    yield Sentence("metrics", ("Each weight was scored by ", *cited_metrics(metrics), *settings, close, "."))
 
 
 def _ranking(run: Gathered) -> Iterator[Sentence]:

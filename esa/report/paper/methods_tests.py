@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from esa.artifact.gather import Gathered
+from esa.artifact.gather import BETWEEN, Gathered
 from esa.report.markdown import join
 from esa.report.paper.escape import code, escape
-from esa.report.paper.pieces import Cite, Fact, Piece, Sentence
+from esa.report.paper.pieces import Cite, Fact, Piece, Sentence, cited_metrics
 from esa.report.paper.rounding import number
 
 
@@ -120,6 +120,18 @@ def _faults(run: Gathered) -> Iterator[Sentence]:
     yield Sentence("faults", (*pieces, "; shares have Wilson intervals", Cite(("statistic:wilson",)), "."))
 
 
+_FOLLOWED = {"scale": "laws were fitted to", "arch": "were compared"}
+
+
+def _followed(run: Gathered) -> Iterator[Sentence]:
+    """Yield by which metrics the models of a step between runs had been scored."""
+    for step in (one for one in BETWEEN if one in run.manifests):
+        metrics = (run.manifests[step].get("options") or {}).get("metrics")
+        if isinstance(metrics, list) and metrics:
+            words = f"The models that {_FOLLOWED[step]} had been scored by "
+            yield Sentence("followed", (words, *cited_metrics([str(one) for one in metrics]), "."))
+
+
 def _laws(run: Gathered) -> Iterator[Sentence]:
     laws, fits = run.table("scale", "laws/1"), run.table("scale", "fits/1")
     if laws is not None and laws["num_models"].count():
@@ -161,5 +173,5 @@ def _compared(run: Gathered) -> Iterator[Sentence]:
 
 
 TESTED: tuple[Callable[[Gathered], Iterator[Sentence]], ...] = (
-    _intervals, _confirmatory, _screen, _lists, _truth, _detector, _faults, _laws, _compared,
+    _intervals, _confirmatory, _screen, _lists, _truth, _detector, _faults, _followed, _laws, _compared,
 )  # fmt: skip

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from esa.report.markdown import join
-from esa.report.paper.escape import escape
+from esa.report.paper.escape import code, escape
 from esa.report.paper.names import Macros
 from esa.report.paper.references import Citations
 
@@ -45,6 +45,15 @@ class Sentence:
     def shape(self) -> tuple[object, ...]:
         """Return what it says without the facts' values: equal for runs that differ in those alone."""
         return tuple(one.words if isinstance(one, Fact) else one for one in self.pieces)
+
+
+def cited_metrics(metrics: Sequence[str]) -> list[Piece]:
+    """Return ``a, b and c``, each metric with what is cited for it."""
+    pieces: list[Piece] = []
+    for place, name in enumerate(metrics):
+        between = "" if not place else " and " if place == len(metrics) - 1 else ", "
+        pieces += [between, code(name), Cite((f"metric:{name}",))]
+    return pieces
 
 
 Told = list[tuple[str, Sentence]]  # sentences with the runs that say them
